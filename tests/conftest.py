@@ -1,0 +1,49 @@
+"""What every test runs under: precision, shape checks, a compile cache."""
+
+import os
+import pathlib
+import tempfile
+
+import jax
+import pytest
+from jaxtyping import install_import_hook
+
+# Shape annotations are checked here and nowhere else: every function of sr_jax
+# is decorated as it is imported, so this stands before any import of it.
+install_import_hook("sr_jax", "beartype.beartype")
+
+
+def _cache_dir() -> str:
+  """A folder for compiled programs, kept between runs where that is allowed."""
+  home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+  folder = pathlib.Path(home) / "sr_jax" / "tests"
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    usable = os.access(folder, os.W_OK)
+  except OSError:
+    usable = False
+  return str(folder) if usable else tempfile.mkdtemp(prefix="sr_jax-tests-")
+
+
+# The goldens are float32: a TPU or GPU must not round to fewer bits here.
+jax.config.update("jax_default_matmul_precision", "highest")
+jax.config.update("jax_compilation_cache_dir", _cache_dir())
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def _require_data() -> pathlib.Path:
+  folder = os.environ.get("SR_JAX_DATA")
+  if not folder:
+    pytest.skip("SR_JAX_DATA is unset: the folder of real images and weights")
+  return pathlib.Path(folder)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+  if item.get_closest_marker("data"):
+    _require_data()
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> pathlib.Path:
+  """The real images and weights; the test is skipped where there are none."""
+  return _require_data()
