@@ -37,7 +37,9 @@ def _naive_conv_transpose2d(x, kernel, stride, padding, output_padding):
 
 def _arrays(rng, x_shape, kernel_shape):
   x = rng.standard_normal(x_shape)
-  kernel = rng.standard_normal(kernel_shape) / np.sqrt(np.prod(kernel_shape[:3]))
+  kernel = rng.standard_normal(kernel_shape) / np.sqrt(
+    np.prod(kernel_shape[:3])
+  )
   return x, kernel
 
 
@@ -115,7 +117,7 @@ def test_conv_transpose2d_is_adjoint_of_conv2d():
     (lambda x, k: conv2d(x, k, stride=0), "stride=0 must be at least 1"),
     (lambda x, k: conv2d(x, k, padding=-1), "must not be negative"),
     (lambda x, k: conv2d(x, k, padding=(1, 1)), "must be one int or"),
-    (lambda x, k: conv2d(x[:, :2], k), "2 rows and padding .* 3 taps"),
+    (lambda x, k: conv2d(x[:, :2], k), "2 rows and padding .* kernel.s 3;"),
     (
       lambda x, k: conv_transpose2d(x, k, stride=2, padding=-1),
       "padding=-1 must not be negative",
