@@ -1,0 +1,67 @@
+"""MATLAB's bicubic downsampling of a crop, exact up to the crop's border."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from sr_jax.ops.resize import imresize
+
+#: Low-resolution pixels of context that a crop needs on each side so that
+#: its low-resolution image equals the crop of the whole one: the antialiased
+#: cubic kernel reaches two of them.
+MARGIN = 2
+
+
+def drop_margin(
+  image: Float[Array, "b h w c"], pixels: int
+) -> Float[Array, "b h2 w2 c"]:
+  """Cuts `pixels` from each of the four sides."""
+  if pixels == 0:
+    return image
+  return image[:, pixels:-pixels, pixels:-pixels, :]
+
+
+def bicubic(
+  hr: Float[Array, "b h w c"],
+  *,
+  scale: int,
+  margin: int = 0,
+  quantize: bool = True,
+) -> Float[Array, "b h2 w2 c"]:
+  """The low-resolution images of the papers, made from a crop.
+
+  With `margin=MARGIN` the result equals, to the 8-bit level, the same crop of
+  the image that MATLAB would have made offline from the whole picture. For
+  that the host cuts the crop at a multiple of `scale`, with `margin * scale`
+  more pixels on each side, out of the symmetrically padded image.
+
+  Args:
+    hr: Ground truth with its margin, [0, 1].
+    scale: Factor between the two; height and width are multiples of it.
+    margin: Low-resolution pixels to drop from each side of the result.
+    quantize: Clip and round to 8 bits, as an image file would hold it.
+
+  Returns:
+    `[b, h / scale - 2 * margin, w / scale - 2 * margin, c]`, [0, 1] where
+    quantised (the cubic kernel overshoots otherwise).
+
+  Raises:
+    ValueError: a size is no multiple of scale, or the margin eats it all.
+
+  Source: MATLAB imresize; the DIV2K `LR_bicubic` folders.
+  """
+  height, width = hr.shape[-3:-1]
+  if height % scale or width % scale:
+    raise ValueError(
+      f"hr ({height}, {width}) is not a multiple of scale {scale}; crop it to "
+      f"({height // scale * scale}, {width // scale * scale}) first"
+    )
+  if min(height, width) <= 2 * margin * scale:
+    raise ValueError(
+      f"hr ({height}, {width}) leaves nothing inside a margin of {margin} "
+      f"low-resolution pixels at scale {scale}; cut a larger crop"
+    )
+  lr = drop_margin(imresize(hr, 1 / scale), margin)
+  if quantize:
+    # Half a level rounds up, as MATLAB's uint8() does; jnp.round would not.
+    lr = jnp.floor(jnp.clip(lr, 0.0, 1.0) * 255.0 + 0.5) / 255.0
+  return lr

@@ -1,0 +1,113 @@
+"""The networks, one file a paper, and the dict that names them."""
+
+import dataclasses
+import difflib
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from sr_jax.models.fsrcnn import FSRCNN
+from sr_jax.models.interpolate import Interpolate
+from sr_jax.models.srcnn import SRCNN
+
+#: name -> class, or a class with some arguments given.
+MODELS: dict[str, Callable[..., nn.Module]] = {
+  "bicubic": functools.partial(Interpolate, method="bicubic"),
+  "bilinear": functools.partial(Interpolate, method="bilinear"),
+  "nearest": functools.partial(Interpolate, method="nearest"),
+  "srcnn": SRCNN,
+  "fsrcnn": FSRCNN,
+}
+
+
+def _arguments(model: Any) -> list[str]:
+  """Constructor arguments of a model or of its class."""
+  return [
+    field.name
+    for field in dataclasses.fields(model)
+    if field.init and field.name not in ("parent", "name")
+  ]
+
+
+def _nearest(word: str, known: list[str]) -> str:
+  close = difflib.get_close_matches(word, known, n=1, cutoff=0.0)
+  return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def build(name: str, **kwargs: Any) -> nn.Module:
+  """The network of that name.
+
+  Args:
+    name: A key of `MODELS`.
+    **kwargs: Its class's attributes; what is left out is the paper's.
+
+  Returns:
+    A linen module: `model.apply(variables, lr) -> sr`.
+
+  Raises:
+    ValueError: unknown name or argument; the message names the nearest.
+  """
+  if name not in MODELS:
+    known = sorted(MODELS)
+    raise ValueError(
+      f"model '{name}' is not one of {known}{_nearest(str(name), known)}"
+    )
+  make = MODELS[name]
+  given = make.keywords if isinstance(make, functools.partial) else {}
+  kind = make.func if isinstance(make, functools.partial) else make
+  known = [arg for arg in _arguments(kind) if arg not in given]
+  for key in kwargs:
+    if key not in known:
+      raise ValueError(
+        f"model '{name}' has no argument '{key}'{_nearest(key, known)} "
+        f"It takes {known}"
+      )
+  # Configs and JSON have lists where a hashable module needs tuples, and
+  # names where the computation needs a dtype.
+  for key, value in kwargs.items():
+    if isinstance(value, list):
+      kwargs[key] = tuple(value)
+    if key == "dtype":
+      try:
+        kwargs[key] = jnp.dtype(value)
+      except TypeError as error:
+        raise ValueError(
+          f"dtype {value!r} of model '{name}' is not a dtype; 'float32' and "
+          "'bfloat16' are usual"
+        ) from error
+  return make(**kwargs)
+
+
+def describe(model: nn.Module) -> tuple[str, dict[str, Any]]:
+  """Name and arguments such that `build(name, **arguments)` equals `model`.
+
+  Raises:
+    ValueError: the class is not in `MODELS`.
+  """
+  arguments = {}
+  for key in _arguments(model):
+    value = getattr(model, key)
+    if key == "dtype":
+      value = jnp.dtype(value).name
+    arguments[key] = list(value) if isinstance(value, tuple) else value
+  for name, make in MODELS.items():
+    given = make.keywords if isinstance(make, functools.partial) else {}
+    kind = make.func if isinstance(make, functools.partial) else make
+    if type(model) is kind and all(arguments[k] == v for k, v in given.items()):
+      return name, {k: v for k, v in arguments.items() if k not in given}
+  raise ValueError(
+    f"{type(model).__name__} is not in sr_jax.models.MODELS; add it there"
+  )
+
+
+__all__ = [
+  "FSRCNN",
+  "MODELS",
+  "SRCNN",
+  "Interpolate",
+  "build",
+  "describe",
+]

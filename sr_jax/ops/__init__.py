@@ -1,0 +1,1 @@
+"""Pure functions on image arrays: resize, color, pixel shuffle, convolution."""
