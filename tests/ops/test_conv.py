@@ -122,7 +122,7 @@ def test_conv_transpose2d_is_adjoint_of_conv2d():
     (lambda x, k: _conv2d(x[..., :2], k), "2 channels .* takes 3"),
     (lambda x, k: _conv2d(x, k, stride=0), "stride=0 must be at least 1"),
     (lambda x, k: _conv2d(x, k, padding=-1), "must not be negative"),
-    (lambda x, k: _conv2d(x, k, padding=(1, 1)), "must be one int or"),
+    (lambda x, k: _conv2d(x, k, padding=((1, 1),)), "must be one int or"),
     (lambda x, k: _conv2d(x[:, :2], k), "2 rows and padding .* kernel.s 3;"),
     (
       lambda x, k: _conv_transpose2d(x, k, stride=2, padding=-1),
