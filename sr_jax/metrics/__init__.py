@@ -1,0 +1,6 @@
+"""Figures of merit, and the protocols without which they mean nothing."""
+
+from sr_jax.metrics.image import psnr, ssim
+from sr_jax.metrics.protocol import Protocol
+
+__all__ = ["Protocol", "psnr", "ssim"]
