@@ -70,7 +70,7 @@ def _matlab_weights(
 
 def imresize(
   image: Float[AnyArray, "*b h w c"],
-  scale: float | None = None,
+  scale: float | int | None = None,
   *,
   shape: Sequence[int] | None = None,
   method: str = "bicubic",
@@ -151,7 +151,7 @@ def _torch_weights(
 
 def interpolate(
   image: Float[AnyArray, "*b h w c"],
-  scale: float | None = None,
+  scale: float | int | None = None,
   *,
   shape: Sequence[int] | None = None,
   method: str = "bilinear",
@@ -196,7 +196,7 @@ def interpolate(
 
 def _plan(
   image: AnyArray,
-  scale: float | None,
+  scale: float | int | None,
   shape: Sequence[int] | None,
   rounding: Callable[[float], int],
 ) -> list[tuple[int, int, float]]:

@@ -1,0 +1,128 @@
+"""What every recipe begins from. A recipe sets fields; it inherits nothing."""
+
+import difflib
+
+from ml_collections import ConfigDict
+
+
+def variant(
+  argument: str | None, *, words: tuple[str, ...], keys: tuple[str, ...] = ()
+) -> tuple[set[str], dict[str, str]]:
+  """Reads what follows the colon of `--config=configs/NAME.py:x3,from=DIR`.
+
+  Args:
+    argument: Words and `key=value` pairs, separated by commas.
+    words: Those the recipe knows.
+    keys: Those the recipe knows.
+
+  Returns:
+    The words given and the pairs given.
+
+  Raises:
+    ValueError: one that the recipe does not know.
+  """
+  given_words: set[str] = set()
+  given_pairs: dict[str, str] = {}
+  for part in filter(None, (argument or "").split(",")):
+    key, equals, value = part.partition("=")
+    if equals and key in keys and value:
+      given_pairs[key] = value
+    elif not equals and part in words:
+      given_words.add(part)
+    else:
+      known = [*words, *(f"{key}=..." for key in keys)]
+      close = difflib.get_close_matches(part, known, n=1, cutoff=0.0)
+      raise ValueError(
+        f"this recipe has no variant '{part}'; did you mean '{close[0]}'? It "
+        f"knows {known}"
+      )
+  return given_words, given_pairs
+
+
+def scale_of(words: set[str], default: int) -> int:
+  """The enlargement among the words "x2", "x3", "x4"; one at most.
+
+  Raises:
+    ValueError: more than one.
+  """
+  scales = [int(w[1:]) for w in words if w in ("x2", "x3", "x4")]
+  if len(scales) > 1:
+    raise ValueError(f"one scale at a time, not {sorted(scales)}")
+  return scales[0] if scales else default
+
+
+def base() -> ConfigDict:
+  """All fields there are, with the values that suit most recipes."""
+  return ConfigDict(
+    {
+      # Names the run's folder where no --workdir is given.
+      "name": "",
+      "seed": 0,
+      # Updates of the whole run.
+      "steps": 0,
+      # A weight file or the workdir of a run to begin from.
+      "init_from": "",
+      # sr_jax.models.build(**model).
+      "model": ConfigDict({"name": ""}),
+      "data": {
+        # A set's name, a folder, or several joined with "+".
+        "train": "",
+        # Where the named sets lie; the environment's SR_JAX_DATA where empty.
+        "data_dir": "",
+        # Images over all hosts, and the side of their crops in HR pixels.
+        "batch_size": 16,
+        "patch_size": 96,
+        # Flips and rotations.
+        "augment": True,
+        # Smaller copies of each image, as FSRCNN's authors add them.
+        "scales": (1.0,),
+        # Large images are cut up when the set is built.
+        "sub_image_size": 480,
+        "sub_image_step": 240,
+        "crops_per_image": 1,
+        # Keep decoded images in memory: "auto", True or False.
+        "cache": "auto",
+        # Processes that decode; 0 is a thread of this one.
+        "num_workers": 0,
+      },
+      # Round the low-resolution image that the step makes to 8 bits.
+      "quantize_lr": True,
+      # sr_jax.losses, by name, its arguments, and its weight in the sum.
+      "loss": ConfigDict({"name": "l1", "weight": 1.0}),
+      # sr_jax.training.optimizers.make_optimizer(**optimizer).
+      "optimizer": ConfigDict({"name": "adam"}),
+      # sr_jax.training.schedules, by name, and its arguments.
+      "schedule": ConfigDict({"name": "constant", "learning_rate": 2e-4}),
+      "warm_up_steps": 0,
+      # 0 keeps no moving average.
+      "ema_decay": 0.0,
+      # Parts of a batch computed one after the other.
+      "accumulate": 1,
+      # Updates skipped in a row, for a loss that is not finite, until the run
+      # stops.
+      "max_skipped": 100,
+      "mesh": {"data": -1, "fsdp": 1, "space": 1},
+      "log_every": 100,
+      # Evaluation, sample pictures and a checkpoint.
+      "eval_every": 5000,
+      "eval": {"benchmarks": ("set5",), "max_images": 0},
+      "keep_last": 2,
+      "keep_best": 1,
+    }
+  )
+
+
+def smoke(config: ConfigDict) -> ConfigDict:
+  """The same recipe in seconds, on the photographs that are always there.
+
+  What a test runs: every part of the real run, none of its size.
+  """
+  config.steps = 4
+  config.data.train = "photos"
+  config.data.batch_size = 2
+  config.data.scales = (1.0,)
+  config.eval.benchmarks = ("photos",)
+  config.eval.max_images = 1
+  config.log_every = 2
+  config.eval_every = 2
+  return config

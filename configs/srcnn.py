@@ -1,0 +1,100 @@
+"""SRCNN on the 91 images, as Dong et al. 2016 trained it.
+
+Their tables, Set5, PSNR on Y, crop of the scale, low resolution not quantised:
+9-1-5 on the 91 images has 36.34 / 32.39 / 30.09 dB at x2 / x3 / x4; on
+ImageNet 9-1-5 has 32.52 at x3, 9-3-5 32.66 and 9-5-5 36.66 / 32.75 / 30.49.
+
+Variants, after a colon and separated by commas:
+  x2, x3, x4   enlargement; x3 where none is given.
+  935, 955     kernel sizes; 9-1-5 where none is given.
+  adam         Adam at 1e-3 with cosine decay: hours instead of weeks.
+  mmagic       MMagic's recipe: RGB, x4, DIV2K, L1, Adam 2e-4 with four cosine
+               periods; RGB PSNR / SSIM, crop 4: Set5 28.4316 / 0.8099,
+               Set14 25.6486 / 0.7014.
+  smoke        a few steps on the quickstart's photographs.
+
+Command:  python train.py --config=configs/srcnn.py:x3,adam
+Cost:     8 * 10^8 back-propagated crops in the paper; see
+          docs/reproducing.md for what was run here.
+Source:   sec. 4.1 of the paper (33x33 crops, MSE as Caffe has it, momentum
+          SGD at 1e-4, last layer at a tenth); MMagic
+          `srcnn_x4k915_1xb16-1000k_div2k`.
+"""
+
+from configs import common
+from ml_collections import ConfigDict
+
+_KERNELS = {"915": (9, 1, 5), "935": (9, 3, 5), "955": (9, 5, 5)}
+
+
+def get_config(argument: str = "") -> ConfigDict:
+  words, _ = common.variant(
+    argument,
+    words=("x2", "x3", "x4", *_KERNELS, "adam", "mmagic", "smoke"),
+  )
+  config = common.base()
+  kernels = [k for k in _KERNELS if k in words] or ["915"]
+  if len(kernels) > 1:
+    raise ValueError(f"one set of kernel sizes at a time, not {kernels}")
+  rgb = "mmagic" in words
+  scale = common.scale_of(words, default=4 if rgb else 3)
+  config.name = f"srcnn_{kernels[0]}_x{scale}{'_mmagic' if rgb else ''}"
+  config.model = ConfigDict(
+    {
+      "name": "srcnn",
+      "scale": scale,
+      "in_channels": 3 if rgb else 1,
+      "out_channels": 3 if rgb else 1,
+      "features": (64, 32),
+      "kernel_sizes": _KERNELS[kernels[0]],
+      "upsampler": "torch" if rgb else "matlab",
+      "padding": "zero" if rgb else "edge",
+      "dtype": "float32",
+    }
+  )
+  config.log_every = 1000
+  config.eval_every = 10_000
+  if rgb:
+    config.data.train = "div2k"
+    config.data.patch_size = 128
+    config.data.batch_size = 16
+    config.data.num_workers = 4
+    config.steps = 1_000_000
+    config.schedule = ConfigDict(
+      {
+        "name": "cosine_restarts",
+        "learning_rate": 2e-4,
+        "periods": (250_000,) * 4,
+        "restart_weights": (1.0, 1.0, 1.0, 1.0),
+        "eta_min": 1e-7,
+      }
+    )
+    config.optimizer = ConfigDict({"name": "adam", "b1": 0.9, "b2": 0.999})
+    return common.smoke(config) if "smoke" in words else config
+  config.data.train = "t91"
+  config.quantize_lr = False
+  config.loss.name = "mse"
+  # 33 pixels in the paper, or the next multiple of the scale.
+  config.data.patch_size = -(-33 // scale) * scale
+  config.data.batch_size = 128
+  if "adam" in words:
+    config.data.batch_size = 16
+    config.steps = 400_000
+    config.schedule = ConfigDict(
+      {
+        "name": "cosine_restarts",
+        "learning_rate": 1e-3,
+        "periods": (config.steps,),
+        "eta_min": 1e-6,
+      }
+    )
+    config.ema_decay = 0.999
+  else:
+    config.steps = 6_250_000  # 8 * 10^8 crops
+    # Half the sum over a crop, averaged over the batch.
+    config.loss.weight = config.data.patch_size**2 / 2
+    config.optimizer = ConfigDict(
+      {"name": "sgd", "momentum": 0.9, "multipliers": (("conv3", 0.1),)}
+    )
+    config.schedule = ConfigDict({"name": "constant", "learning_rate": 1e-4})
+  return common.smoke(config) if "smoke" in words else config

@@ -1,0 +1,123 @@
+"""The mesh, and how batches and states lie on it."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+#: Batch over chips; parameters and optimizer state over chips; image rows.
+AXES = ("data", "fsdp", "space")
+
+
+def make_mesh(
+  *,
+  data: int = -1,
+  fsdp: int = 1,
+  space: int = 1,
+  devices: Sequence[jax.Device] | None = None,
+) -> Mesh:
+  """The mesh of a run.
+
+  Args:
+    data: Chips that share out the batch; -1 is all that are left.
+    fsdp: Chips that share out parameters, EMA and optimizer state. The batch
+      is shared out over them as well.
+    space: Chips that share out the rows of an image.
+    devices: Every device of every host, unless given.
+
+  Returns:
+    A mesh with axes `("data", "fsdp", "space")`.
+
+  Raises:
+    ValueError: the product is not the number of devices.
+  """
+  devices = jax.devices() if devices is None else devices
+  sizes = [data, fsdp, space]
+  if any(size < 1 for size in sizes[1:]) or (data < 1 and data != -1):
+    raise ValueError(
+      f"mesh data={data}, fsdp={fsdp}, space={space}: axes are positive, and "
+      "data alone may be -1 (what is left)"
+    )
+  if data == -1:
+    sizes[0] = len(devices) // (fsdp * space)
+  if math.prod(sizes) != len(devices):
+    raise ValueError(
+      f"mesh data={data}, fsdp={fsdp}, space={space} does not make up "
+      f"{len(devices)} devices; change config.mesh"
+    )
+  # Auto axes: pixel shuffle cannot be typed under Explicit ones.
+  return jax.make_mesh(
+    tuple(sizes), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices
+  )
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  """The same value on every device."""
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh, ndim: int) -> NamedSharding:
+  """Images `[b, h, w, c]` over data and fsdp, rows over space.
+
+  Clips are `[b, t, h, w, c]`; anything of another rank is split by batch.
+  """
+  spec: list[Any] = [None] * ndim
+  spec[0] = ("data", "fsdp")
+  if ndim in (4, 5) and mesh.shape["space"] > 1:
+    spec[ndim - 3] = "space"
+  return NamedSharding(mesh, PartitionSpec(*spec))
+
+
+def check_batch(mesh: Mesh, shape: Sequence[int]) -> None:
+  """Refuses a global batch of images that the mesh cannot share out.
+
+  Raises:
+    ValueError: the batch or the rows do not divide.
+  """
+  chips = mesh.shape["data"] * mesh.shape["fsdp"]
+  if shape[0] % chips:
+    raise ValueError(
+      f"batch_size {shape[0]} is not a multiple of the {chips} devices that "
+      "share it out; change config.data.batch_size or config.mesh"
+    )
+  if shape[-3] % mesh.shape["space"]:
+    raise ValueError(
+      f"{shape[-3]} image rows (the crop with its margin) are not a multiple "
+      f"of mesh space={mesh.shape['space']}; change config.data.patch_size"
+    )
+
+
+def global_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict:
+  """One global array an entry, from each host's part of the batch."""
+  return {
+    key: jax.make_array_from_process_local_data(
+      batch_sharding(mesh, value.ndim), value
+    )
+    for key, value in batch.items()
+  }
+
+
+def state_sharding(mesh: Mesh, state: Any) -> Any:
+  """Each array's largest axis that `fsdp` divides is split over it.
+
+  Args:
+    mesh: Of the run.
+    state: Arrays or their shapes, any tree.
+
+  Returns:
+    The same tree of shardings.
+  """
+
+  def leaf(x: Any) -> NamedSharding:
+    fsdp = mesh.shape["fsdp"]
+    axes = [i for i, n in enumerate(x.shape) if n % fsdp == 0 and n >= fsdp]
+    if fsdp == 1 or not axes:
+      return replicated(mesh)
+    spec: list[str | None] = [None] * len(x.shape)
+    spec[max(axes, key=lambda i: x.shape[i])] = "fsdp"
+    return NamedSharding(mesh, PartitionSpec(*spec))
+
+  return jax.tree.map(leaf, state)

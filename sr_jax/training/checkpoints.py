@@ -1,0 +1,186 @@
+"""Checkpoints of the state and of the place in the data, by orbax."""
+
+import errno
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+from orbax.checkpoint.checkpoint_managers import (
+  AnyPreservationPolicy,
+  BestN,
+  LatestN,
+)
+
+from sr_jax.training.state import TrainState
+
+
+class CheckpointError(RuntimeError):
+  """A checkpoint could not be written or read."""
+
+
+class Checkpoints:
+  """The checkpoints of one run, written beside the training.
+
+  Each is whole or absent: orbax writes to a temporary folder and renames it.
+  The newest `keep_last` stay, and the `keep_best` of highest metric.
+  """
+
+  def __init__(
+    self,
+    directory: epath.PathLike,
+    *,
+    keep_last: int = 2,
+    keep_best: int = 1,
+    metric: str = "psnr",
+  ):
+    self._directory = epath.Path(directory)
+    policies: list[Any] = [LatestN(n=keep_last)]
+    if keep_best:
+      policies.append(
+        BestN(
+          get_metric_fn=lambda metrics: metrics[metric],
+          n=keep_best,
+          keep_checkpoints_without_metrics=False,
+        )
+      )
+    self._manager = ocp.CheckpointManager(
+      self._directory,
+      options=ocp.CheckpointManagerOptions(
+        preservation_policy=AnyPreservationPolicy(policies),
+        # A folder that a killed run left half written is of no use.
+        cleanup_tmp_directories=True,
+      ),
+      item_names=("state", "data"),
+      item_handlers={
+        "state": ocp.StandardCheckpointHandler(),
+        "data": ocp.JsonCheckpointHandler(),
+      },
+    )
+
+  @property
+  def steps(self) -> list[int]:
+    """Steps of the checkpoints that are whole, oldest first."""
+    return sorted(self._manager.all_steps())
+
+  @property
+  def latest(self) -> int | None:
+    """Step of the newest whole checkpoint."""
+    return self._manager.latest_step()
+
+  def save(
+    self,
+    state: TrainState,
+    data: Mapping[str, Any],
+    *,
+    metrics: Mapping[str, float] | None = None,
+  ) -> None:
+    """Begins to write a checkpoint of `state.step`.
+
+    Copies to the host before it returns, and writes beside the training; a
+    failure to write is raised by the next call, or by `wait`.
+
+    Raises:
+      CheckpointError: this one or the one before could not be written.
+    """
+    step = int(state.step)
+    if step in self._manager.all_steps():
+      return
+    try:
+      self._manager.save(
+        step,
+        args=ocp.args.Composite(
+          state=ocp.args.StandardSave(state),
+          data=ocp.args.JsonSave(dict(data)),
+        ),
+        metrics=dict(metrics) if metrics else None,
+        force=True,  # else skipped while the last one is still being written
+      )
+    except Exception as error:
+      raise self._explained(error, step) from error
+
+  def restore(
+    self, state: TrainState, step: int | None = None
+  ) -> tuple[TrainState, dict[str, Any]]:
+    """Reads one back.
+
+    Args:
+      state: Shapes, dtypes and shardings to restore to.
+      step: Which; the newest where None.
+
+    Returns:
+      The state and the place in the data.
+
+    Raises:
+      CheckpointError: there is none, or it does not fit the state.
+    """
+    step = self.latest if step is None else step
+    if step is None or step not in self._manager.all_steps():
+      raise CheckpointError(
+        f"no checkpoint of step {step} in {self._directory}; there are "
+        f"{self.steps}"
+      )
+    try:
+      restored = self._manager.restore(
+        step,
+        args=ocp.args.Composite(
+          state=ocp.args.StandardRestore(state), data=ocp.args.JsonRestore()
+        ),
+      )
+    except Exception as error:
+      raise CheckpointError(
+        f"checkpoint {step} in {self._directory} cannot be read for this "
+        "config (another model or optimizer? then give another --workdir): "
+        f"{error}"
+      ) from error
+    return restored["state"], restored["data"]
+
+  def wait(self) -> None:
+    """Returns when what was begun is written.
+
+    Raises:
+      CheckpointError: it could not be.
+    """
+    try:
+      self._manager.wait_until_finished()
+    except Exception as error:
+      raise self._explained(error, None) from error
+
+  def close(self) -> None:
+    """Waits, and ends the writing threads."""
+    self.wait()
+    self._manager.close()
+
+  def _explained(self, error: Exception, step: int | None) -> CheckpointError:
+    """What happened, what is safe and what to do, in one message."""
+    what = "a checkpoint" if step is None else f"checkpoint {step}"
+    # A failed write must not count as the last good one.
+    self._manager.reload()
+    last = self.latest
+    safe = f"checkpoint {last} is whole" if last is not None else "none is left"
+    cause: BaseException | None = error
+    while cause is not None:
+      full = isinstance(cause, OSError) and cause.errno in (
+        errno.ENOSPC,
+        errno.EDQUOT,
+      )
+      if full or "No space left on device" in str(cause):
+        return CheckpointError(
+          f"disk full: {what} could not be written to {self._directory}; "
+          f"{safe}. Free some space and start the same command again, and it "
+          "goes on from there"
+        )
+      cause = cause.__cause__ or cause.__context__
+    return CheckpointError(
+      f"{what} could not be written to {self._directory}; {safe}: {error}"
+    )
+
+
+def abstract(state: Any, shardings: Any) -> Any:
+  """Shapes, dtypes and shardings, for `Checkpoints.restore`."""
+  return jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    jax.eval_shape(lambda: state) if callable(state) else state,
+    shardings,
+  )

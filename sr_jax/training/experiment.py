@@ -1,0 +1,199 @@
+"""From a ConfigDict to the parts of a run."""
+
+import dataclasses
+import difflib
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from sr_jax import degradations, losses, models
+from sr_jax.training.optimizers import make_optimizer
+from sr_jax.training.schedules import SCHEDULES, Schedule, warm_up
+from sr_jax.training.state import NetState, TrainState
+from sr_jax.training.steps import Step, make_prepare, make_step
+
+LOSSES: dict[str, Callable[..., jax.Array]] = {
+  "charbonnier": losses.charbonnier,
+  "l1": losses.l1,
+  "mse": losses.mse,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+  """What a config stands for, before any data or device is touched.
+
+  Attributes:
+    model: The generator.
+    scale: Its enlargement.
+    channels: 1 for Y, 3 for RGB.
+    schedule: Learning rate of each step.
+    optimizer: Of the generator.
+    step: The pure training step.
+    margin: Low-resolution pixels of context that a crop of `hr` carries.
+  """
+
+  model: nn.Module
+  scale: int
+  channels: int
+  schedule: Schedule
+  optimizer: optax.GradientTransformation
+  step: Step
+  margin: int
+  ema: bool
+  lr_shape: tuple[int, int, int, int]
+
+  def init_state(self, key: jax.Array) -> TrainState:
+    """The state at step 0; trace it under jit to shard it from birth."""
+    variables = self.model.init(key, jnp.zeros(self.lr_shape))
+    return TrainState(
+      step=jnp.zeros((), jnp.int32),
+      generator=NetState.create(variables, self.optimizer, ema=self.ema),
+    )
+
+
+def _bind(
+  make: Callable[..., Any],
+  section: str,
+  given: Mapping[str, Any],
+  *,
+  later: tuple[str, ...] = (),
+) -> Callable[..., Any]:
+  """`make` with the fields of a section, its mistakes told by field.
+
+  Raises:
+    ValueError: a field that `make` does not take, or one that it lacks.
+  """
+  parameters = inspect.signature(make).parameters.values()
+  known = [
+    p.name
+    for p in parameters
+    if p.kind is not p.VAR_KEYWORD and p.name not in later
+  ]
+  open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters)
+  for key in given:
+    if key not in known and not open_ended:
+      close = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+      raise ValueError(
+        f"config.{section} has no field '{key}'; did you mean {close}? It "
+        f"takes {known}"
+      )
+  for p in parameters:
+    required = p.default is p.empty and p.name in known
+    if required and p.name not in given:
+      raise ValueError(f"config.{section}.{p.name} is missing")
+  return functools.partial(make, **given)
+
+
+def _named(
+  table: Mapping[str, Callable[..., Any]],
+  section: str,
+  given: Mapping[str, Any],
+  *,
+  later: tuple[str, ...] = (),
+) -> Callable[..., Any]:
+  """The function that the section's `name` picks, bound as by `_bind`."""
+  arguments = dict(given)
+  name = arguments.pop("name", "")
+  if name not in table:
+    raise ValueError(
+      f"config.{section}.name '{name}' is not one of {sorted(table)}"
+    )
+  return _bind(table[name], section, arguments, later=later)
+
+
+def _positive(config: ConfigDict, *names: str) -> None:
+  for name in names:
+    value: Any = config
+    for part in name.split("."):
+      value = value[part]
+    if value < 1:
+      raise ValueError(f"config.{name} is {value}; it must be at least 1")
+
+
+def build(config: ConfigDict) -> Experiment:
+  """Builds the parts and refuses what cannot run, before any compile.
+
+  Raises:
+    ValueError: a field is unknown, or its value is of no use.
+  """
+  _positive(
+    config,
+    "steps",
+    "data.batch_size",
+    "data.patch_size",
+    "accumulate",
+    "log_every",
+    "eval_every",
+    "keep_last",
+    "max_skipped",
+  )
+  if not config.data.train:
+    raise ValueError(
+      "config.data.train is empty; give a set's name or a folder of images: "
+      "--config.data.train=/my/photos"
+    )
+  if config.data.batch_size % config.accumulate:
+    raise ValueError(
+      f"config.data.batch_size {config.data.batch_size} is not a multiple of "
+      f"config.accumulate {config.accumulate}"
+    )
+  if not 0 <= config.ema_decay < 1:
+    raise ValueError(f"config.ema_decay {config.ema_decay} is not in [0, 1)")
+  model = models.build(**config.model)
+  scale, channels = getattr(model, "scale", 1), getattr(model, "in_channels", 3)
+  if not jax.eval_shape(model.init, jax.random.key(0), _lr(config, model)):
+    raise ValueError(
+      f"model '{config.model.name}' has no parameters to train; evaluate it "
+      f"with eval.py --weights={config.model.name}"
+    )
+  schedule = _named(SCHEDULES, "schedule", config.schedule)()
+  schedule = warm_up(schedule, config.warm_up_steps)
+  optimizer = _bind(
+    make_optimizer, "optimizer", config.optimizer, later=("schedule",)
+  )(schedule)
+  fields = {k: v for k, v in config.loss.items() if k != "weight"}
+  loss = _named(LOSSES, "loss", fields, later=("sr", "hr", "weight"))
+  factor = config.loss.get("weight", 1.0)
+  if config.loss.get("reduction") == "sum":
+    # The parts of a batch are averaged, and a sum over each is one of many.
+    factor *= config.accumulate
+  return Experiment(
+    model=model,
+    scale=scale,
+    channels=channels,
+    schedule=schedule,
+    optimizer=optimizer,
+    step=make_step(
+      model,
+      optimizer=optimizer,
+      loss_fn=lambda sr, hr: factor * loss(sr, hr),
+      prepare=make_prepare(
+        scale=scale, channels=channels, quantize=config.quantize_lr
+      ),
+      ema_decay=config.ema_decay,
+      accumulate=config.accumulate,
+    ),
+    margin=degradations.MARGIN,
+    ema=config.ema_decay > 0,
+    lr_shape=_lr(config, model).shape,
+  )
+
+
+def _lr(config: ConfigDict, model: nn.Module) -> jax.ShapeDtypeStruct:
+  """Shape of one low-resolution crop of the recipe."""
+  scale, channels = getattr(model, "scale", 1), getattr(model, "in_channels", 3)
+  if config.data.patch_size % scale:
+    raise ValueError(
+      f"config.data.patch_size {config.data.patch_size} is not a multiple of "
+      f"the model's scale {scale}"
+    )
+  side = config.data.patch_size // scale
+  return jax.ShapeDtypeStruct((1, side, side, channels), jnp.float32)

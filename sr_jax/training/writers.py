@@ -1,0 +1,117 @@
+"""What a run tells: lines, metrics.jsonl, TensorBoard events, pictures."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import cv2
+import numpy as np
+from etils import epath
+from rich.console import Console
+from rich.progress import (
+  BarColumn,
+  MofNCompleteColumn,
+  Progress,
+  TextColumn,
+  TimeRemainingColumn,
+)
+from tensorboardX import SummaryWriter
+
+
+class Writers:
+  """Writes on one process of the run; on the others every call does nothing.
+
+  Args:
+    workdir: `metrics.jsonl`, `events.out.*` and `samples/` go here.
+    steps: Of the whole run, for the progress bar.
+    start: Step at which this process begins. Lines of a former process past
+      it (steps that its last checkpoint did not hold) are dropped.
+    active: False on all processes but the first.
+  """
+
+  def __init__(
+    self, workdir: epath.PathLike, *, steps: int, start: int, active: bool
+  ):
+    self._active = active
+    if not active:
+      return
+    self._workdir = epath.Path(workdir)
+    self._jsonl = self._workdir / "metrics.jsonl"
+    self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+    kept = []
+    if self._jsonl.exists():
+      kept = [
+        line
+        for line in self._jsonl.read_text().splitlines()
+        if _step_of(line) is not None and _step_of(line) <= start
+      ]
+    beside = self._workdir / "metrics.jsonl.tmp"
+    beside.write_text("".join(line + "\n" for line in kept))
+    beside.replace(self._jsonl)
+    self._events = SummaryWriter(
+      str(self._workdir), purge_step=start + 1 if kept else None
+    )
+    self._progress = Progress(
+      TextColumn("{task.description}"),
+      BarColumn(),
+      MofNCompleteColumn(),
+      TextColumn("{task.fields[rate]}"),
+      TimeRemainingColumn(),
+      console=self._console,
+      disable=not self._console.is_terminal,
+    )
+    self._task = self._progress.add_task(
+      "training", total=steps, completed=start, rate=""
+    )
+    self._progress.start()
+
+  def line(self, text: str) -> None:
+    """Says one line on the terminal or in the log."""
+    if self._active:
+      self._console.print(text, markup=False)
+
+  def progress(self, step: int, rate: str) -> None:
+    """Moves the bar, where there is a terminal."""
+    if self._active:
+      self._progress.update(self._task, completed=step, rate=rate)
+
+  def scalars(self, step: int, values: Mapping[str, float]) -> None:
+    """Adds a point to every curve."""
+    if not self._active:
+      return
+    for key, value in values.items():
+      self._events.add_scalar(key, value, step)
+    with self._jsonl.open("a") as file:
+      file.write(json.dumps({"step": step, **values}) + "\n")
+
+  def image(self, step: int, name: str, image: np.ndarray) -> None:
+    """Keeps a picture, uint8 `[h, w, 3]` RGB, as PNG and in TensorBoard."""
+    if not self._active:
+      return
+    folder = self._workdir / "samples"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}_{step:07d}.png"
+    _write_png(path, image)
+    self._events.add_image(name, image, step, dataformats="HWC")
+
+  def close(self) -> None:
+    """Ends the bar and the event file."""
+    if self._active:
+      self._progress.stop()
+      self._events.close()
+
+
+def _step_of(line: str) -> int | None:
+  """The step of a line, or None where a killed process cut it off."""
+  try:
+    return json.loads(line)["step"]
+  except (ValueError, KeyError, TypeError):
+    return None
+
+
+def _write_png(path: Any, image: np.ndarray) -> None:
+  """Writes beside, then renames."""
+  encoded = cv2.imencode(".png", np.ascontiguousarray(image[..., ::-1]))[1]
+  beside = path.parent / (path.name + ".tmp")
+  beside.write_bytes(encoded.tobytes())
+  beside.replace(path)
