@@ -33,7 +33,9 @@ def l1(
 
   Source: BasicSR `L1Loss`.
   """
-  return _reduce(jnp.abs(_difference(sr, hr)), weight, reduction)
+  difference = _difference(sr, hr)
+  # Not jnp.abs: its gradient at 0 is 1, which would push equal pixels apart.
+  return _reduce(difference * jnp.sign(difference), weight, reduction)
 
 
 def mse(

@@ -88,6 +88,6 @@ class Protocol:
       "crop_border": self.crop_border,
       "y_channel": self.colour == "Y",
     }
-    if self.metric == "psnr":
+    if self.ssim_flavour is None:
       return psnr(sr, hr, **options)
     return ssim(sr, hr, **options, flavour=self.ssim_flavour)

@@ -1,0 +1,192 @@
+"""Our own weight files: safetensors with the network described inside."""
+
+import json
+import os
+import struct
+from collections.abc import Mapping
+from typing import Any
+
+import safetensors
+import safetensors.numpy
+from etils import epath
+
+from sr_jax.models import build, describe
+from sr_jax.types import Variables
+from sr_jax.weights import tree
+from sr_jax.weights.mat import load_mat
+
+_METADATA_KEY = "sr_jax"
+_FORMAT = 1
+_MATLAB_MAGIC = b"MATLAB "
+
+
+def save(
+  path: epath.PathLike,
+  model: Any,
+  variables: Variables,
+  *,
+  config: Mapping[str, Any] | None = None,
+  figures: Mapping[str, Any] | None = None,
+) -> None:
+  """Writes a network that `load` gives back ready to apply.
+
+  The file appears whole or not at all: it is written beside and renamed.
+
+  Args:
+    path: By custom `*.safetensors`; local, or anything epath knows (gs://).
+    model: The network, one of `sr_jax.models.MODELS`.
+    variables: Its variables.
+    config: How it was trained, as JSON can hold it.
+    figures: What it measured, with the protocol, as JSON can hold it.
+
+  Raises:
+    ValueError: the variables are not this model's, or config or figures do not
+      fit into JSON.
+
+  Source: huggingface.co/docs/safetensors.
+  """
+  path = epath.Path(path)
+  name, arguments = describe(model)
+  flat = tree.flatten(variables)
+  _check(flat, model, what=f"the variables do not fit {name} {arguments}")
+  record = {
+    "format": _FORMAT,
+    "model": name,
+    "arguments": arguments,
+    "config": config,
+    "figures": figures,
+  }
+  try:
+    metadata = {_METADATA_KEY: json.dumps(record)}
+  except TypeError as error:
+    raise ValueError(
+      f"config or figures do not fit into JSON ({error}); give plain dicts, "
+      "lists, numbers and strings: ConfigDict has to_dict()"
+    ) from error
+  # safetensors stores the buffer as it lies in memory.
+  tensors = {key: value.copy(order="C") for key, value in flat.items()}
+  beside = path.parent / f".{path.name}.{os.getpid()}.tmp"
+  try:
+    beside.write_bytes(safetensors.numpy.save(tensors, metadata))
+    beside.replace(path)
+  except BaseException:
+    beside.unlink(missing_ok=True)
+    raise
+
+
+def load(
+  path: epath.PathLike, *, scale: int | None = None
+) -> tuple[Any, dict[str, Any]]:
+  """A network and its variables, from a file of any kind known here.
+
+  The kind is told by the content, not by the name: our own safetensors, or the
+  authors' `.mat` (see `load_mat`).
+
+  Args:
+    path: The file; local, or anything epath knows (gs://).
+    scale: Needed for a `.mat` whose name does not say it; else a check.
+
+  Returns:
+    The model, and its variables in float32 on the host.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+    ValueError: not a weight file known here, a damaged one, one of another
+      scale, or a network this version does not know.
+  """
+  path = epath.Path(path)
+  if not path.exists():
+    raise FileNotFoundError(f"there is no weight file {path}")
+  if path.is_dir():
+    raise ValueError(
+      f"{path} is a folder; give a weight file (.safetensors or .mat)"
+    )
+  data = path.read_bytes()
+  if data.startswith(_MATLAB_MAGIC):
+    return load_mat(path, scale=scale)
+  record = _record(path, data)
+  try:
+    model = build(record["model"], **record["arguments"])
+  except (KeyError, TypeError, ValueError) as error:
+    raise ValueError(
+      f"{path} holds a network that this version of sr_jax does not know: "
+      f"{error}"
+    ) from error
+  if scale not in (None, getattr(model, "scale", scale)):
+    raise ValueError(
+      f"{path} is a network for x{getattr(model, 'scale', '?')}, and scale "
+      f"{scale} was asked for; give the file of that scale"
+    )
+  try:
+    flat = safetensors.numpy.load(data)
+  except safetensors.SafetensorError as error:
+    raise ValueError(_damaged(path, error)) from error
+  _check(flat, model, what=f"{path} does not fit the network it describes")
+  return model, tree.unflatten(flat)
+
+
+def read_record(path: epath.PathLike) -> dict[str, Any]:
+  """What `save` wrote beside the tensors.
+
+  Args:
+    path: One of our own safetensors files.
+
+  Returns:
+    The keys format, model, arguments, config and figures.
+
+  Raises:
+    ValueError: not one of our files, or a damaged one.
+  """
+  path = epath.Path(path)
+  return _record(path, path.read_bytes())
+
+
+def _record(path: epath.Path, data: bytes) -> dict[str, Any]:
+  """The header: its length in 8 bytes, then JSON."""
+  if data[8:9] != b"{":
+    hint = "it is neither safetensors nor MATLAB 5"
+    if data.startswith((b"PK\x03\x04", b"\x80\x02")):
+      hint = (
+        "a PyTorch checkpoint is opened with torch.load, and its arrays go "
+        "through sr_jax.weights.from_torch"
+      )
+    raise ValueError(f"{path} is not a weight file known here: {hint}")
+  (length,) = struct.unpack("<Q", data[:8])
+  try:
+    if len(data) < 8 + length:
+      raise ValueError(f"the header alone has {length} bytes")
+    header = json.loads(data[8 : 8 + length])
+  except ValueError as error:
+    raise ValueError(_damaged(path, error)) from error
+  metadata = header.get("__metadata__", {})
+  if _METADATA_KEY not in metadata:
+    raise ValueError(
+      f"{path} is a safetensors file, but not one that sr_jax saved: its "
+      f"metadata has no '{_METADATA_KEY}'. Build the model, load the arrays "
+      "with safetensors.numpy.load_file and give both to "
+      "sr_jax.weights.from_torch"
+    )
+  try:
+    record = json.loads(metadata[_METADATA_KEY])
+    version = record["format"]
+  except (KeyError, TypeError, ValueError) as error:
+    raise ValueError(_damaged(path, error)) from error
+  if version != _FORMAT:
+    raise ValueError(
+      f"{path} is of format {version}, and this version of sr_jax reads format "
+      f"{_FORMAT}; update sr_jax"
+    )
+  return record
+
+
+def _check(flat: tree.Flat, model: Any, *, what: str) -> None:
+  tree.check(
+    {key: value.shape for key, value in flat.items()},
+    tree.shapes(model),
+    what=what,
+    fix="Weights belong to the model and arguments that they were made with",
+  )
+
+
+def _damaged(path: epath.Path, error: Exception) -> str:
+  return f"{path} is damaged or cut short ({error}); fetch or save it again"
