@@ -1,0 +1,256 @@
+"""TFDS builders: images to ArrayRecord files, without TensorFlow.
+
+Records hold decoded pixels. A PNG takes 5 to 10 times longer to decode than
+such a record takes to read, and every crop pays for it (docs/data.md has the
+measurement and what it costs on disk).
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import io
+import json
+import math
+import os
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import rich.console
+import rich.progress
+import tensorflow_datasets as tfds
+from absl import logging
+from etils import epath
+
+from sr_jax.data import sources, transforms
+from sr_jax.ops import resize
+
+#: Goes into the cache key: raise it when records change their meaning.
+_VERSION = "1.0.0"
+
+
+@dataclasses.dataclass(kw_only=True, eq=False)
+class SubImagesConfig(tfds.core.BuilderConfig):
+  """What a build is made from; `name` identifies all of it.
+
+  Attributes:
+    source: The files.
+    sub_image_size: Larger images are cut into tiles of this side.
+    sub_image_step: Distance between tiles.
+    scales: Sizes at which every image is taken; 1.0 is the image itself.
+    scale: HR side over LR side of a paired source, else None.
+  """
+
+  source: sources.Source
+  sub_image_size: int
+  sub_image_step: int
+  scales: tuple[float, ...]
+  scale: int | None
+
+
+class SubImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+  """Sub-images of a set or folder: `hr`, `lr` where paired, and `name`.
+
+  `info.metadata["records"]` has `[name, tile]` of each record, the tile as
+  `dataclasses.astuple` gives it.
+  """
+
+  VERSION = tfds.core.Version(_VERSION)
+  builder_config: SubImagesConfig
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    pixels = tfds.features.Tensor(
+      shape=(None, None, 3),
+      dtype=np.uint8,
+      encoding=tfds.features.Encoding.BYTES,
+    )
+    features = {"hr": pixels, "name": tfds.features.Text()}
+    if self.builder_config.source.lr:
+      features["lr"] = pixels
+    return tfds.core.DatasetInfo(
+      builder=self,
+      description="Images for super-resolution, cut into sub-images.",
+      features=tfds.features.FeaturesDict(features),
+      # The pipeline shuffles; records stay in the order of the files.
+      disable_shuffling=True,
+      metadata=tfds.core.MetadataDict(),
+    )
+
+  def _split_generators(self, dl_manager):
+    del dl_manager
+    return {self.builder_config.source.split: self._generate_examples()}
+
+  def _generate_examples(self) -> Iterator[tuple[int, dict]]:
+    config, records = self.builder_config, []
+    files = config.source.hr
+    console = rich.console.Console(stderr=True)
+    for i in rich.progress.track(
+      range(len(files)),
+      f"Preparing {config.source.name}",
+      console=console,
+      disable=not console.is_terminal,
+      transient=True,
+    ):
+      for name, tile, example in _examples(config, i):
+        yield len(records), example
+        records.append([name, *dataclasses.astuple(tile)])
+    self.info.metadata["records"] = records
+
+
+def prepare(
+  source: sources.Source,
+  *,
+  sub_image_size: int = 480,
+  sub_image_step: int = 240,
+  scales: Sequence[float] = (1.0,),
+  scale: int | None = None,
+  cache_dir: str | os.PathLike | None = None,
+) -> SubImages:
+  """Builds a source's records, or finds them built.
+
+  The build is stored under a key made of the files' names, sizes and times
+  and of these options, so that a changed folder is built anew. It is moved
+  into place when whole: an interrupted one is never taken for it.
+
+  Args:
+    source: From `sources.resolve`.
+    sub_image_size: Images with a longer side are cut into tiles of this side.
+    sub_image_step: Distance between them.
+    scales: Sizes at which every image is taken, by MATLAB's bicubic; FSRCNN's
+      augmentation is (1.0, 0.9, 0.8, 0.7, 0.6).
+    scale: HR side over LR side, needed where the source is paired.
+    cache_dir: Where builds are kept; by default the environment variable
+      SR_JAX_CACHE, else ~/.cache/sr_jax/tfds.
+
+  Returns:
+    The builder, built.
+
+  Raises:
+    ValueError: an option is out of range, or an image is corrupt or does not
+      fit its LR partner; names the file.
+  """
+  if not 1 <= sub_image_step <= sub_image_size:
+    raise ValueError(
+      f"sub_image_step {sub_image_step} must be between 1 and sub_image_size "
+      f"{sub_image_size}: a larger one would leave pixels out"
+    )
+  if not scales or not all(0 < s <= 1 for s in scales):
+    raise ValueError(
+      f"scales {tuple(scales)} must be one or more sizes in (0, 1]"
+    )
+  if source.lr:
+    _check_pair_options(source, sub_image_step, scales, scale)
+  root = cache_dir or os.environ.get("SR_JAX_CACHE") or "~/.cache/sr_jax/tfds"
+  config = SubImagesConfig(
+    name="",
+    source=source,
+    sub_image_size=sub_image_size,
+    sub_image_step=sub_image_step,
+    scales=tuple(scales),
+    scale=scale if source.lr else None,
+  )
+  config.name = f"{source.name}-{source.split}-{_digest(config)}"
+  with _quiet():
+    builder = SubImages(
+      config=config,
+      data_dir=epath.Path(root).expanduser(),
+      file_format="array_record",
+    )
+    if not builder.is_prepared():
+      _build(builder)
+  return builder
+
+
+def _build(builder: SubImages) -> None:
+  try:
+    builder.download_and_prepare()
+  except OSError:
+    # Another process may have finished the same build first.
+    if not epath.Path(builder.data_path).exists():
+      raise
+    builder.info.read_from_directory(builder.data_path)
+
+
+def _check_pair_options(source, step, scales, scale) -> None:
+  if scale is None:
+    raise ValueError(f"{source.name!r} is paired with LR images: give scale")
+  if tuple(scales) != (1.0,):
+    raise ValueError(
+      f"scales {tuple(scales)} cannot be used with the LR images of "
+      f"{source.name!r}: only HR images can be resized; leave it at (1.0,)"
+    )
+  if math.gcd(step, transforms.ALIGN) % scale:
+    raise ValueError(
+      f"sub_image_step {step} must be a multiple of scale {scale}, and scale "
+      f"divide {transforms.ALIGN}, to cut HR and LR at the same places"
+    )
+
+
+def _digest(config: SubImagesConfig) -> str:
+  source = config.source
+  files = []
+  for path in (*source.hr, *(source.lr or ())):
+    stat = path.stat()
+    files.append([str(path), stat.length, stat.mtime])
+  key = [_VERSION, config.sub_image_size, config.sub_image_step, config.scales]
+  text = json.dumps([*key, config.scale, bool(source.lr), files])
+  return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _examples(
+  config: SubImagesConfig, i: int
+) -> Iterator[tuple[str, transforms.Tile, dict]]:
+  """`(name, tile, example)` of each sub-image of one file."""
+  path = config.source.hr[i]
+  image = sources.read_image(path)
+  lr, ratio = None, config.scale or 1
+  if config.source.lr:
+    lr = sources.read_image(config.source.lr[i])
+    image = _match(image, lr, ratio, path, config.source.lr[i])
+  for size in config.scales:
+    hr = image if size == 1 else _resize(image, size)
+    for tile in transforms.tiles(
+      *hr.shape[:2], size=config.sub_image_size, step=config.sub_image_step
+    ):
+      example = {"hr": _crop(hr, tile), "name": path.name}
+      if lr is not None:
+        example["lr"] = _crop(lr, tile, ratio)
+      yield str(path), tile, example
+
+
+def _resize(image: np.ndarray, size: float) -> np.ndarray:
+  small = resize.imresize(image / 255.0, size)
+  return np.rint(np.clip(small, 0, 1) * 255).astype(np.uint8)
+
+
+def _match(hr, lr, scale, hr_path, lr_path) -> np.ndarray:
+  """The HR image cut to the multiple of scale that its LR image shows."""
+  size = tuple(lr.shape[:2])
+  if size != (hr.shape[0] // scale, hr.shape[1] // scale):
+    raise ValueError(
+      f"hr {tuple(hr.shape[:2])} is not {scale}x lr {size}; check scale, or "
+      f"the pair {hr_path} and {lr_path}"
+    )
+  return hr[: size[0] * scale, : size[1] * scale]
+
+
+def _crop(
+  image: np.ndarray, tile: transforms.Tile, ratio: int = 1
+) -> np.ndarray:
+  top, left = tile.top // ratio, tile.left // ratio
+  bottom = (tile.top + tile.height) // ratio
+  right = (tile.left + tile.width) // ratio
+  return np.ascontiguousarray(image[top:bottom, left:right])
+
+
+@contextlib.contextmanager
+def _quiet():
+  """Keeps TFDS from printing: of downloads there are none, and no TFDS bar."""
+  verbosity = logging.get_verbosity()
+  logging.set_verbosity(logging.ERROR)
+  tfds.disable_progress_bar()
+  try:
+    with contextlib.redirect_stdout(io.StringIO()):
+      yield
+  finally:
+    tfds.enable_progress_bar()
+    logging.set_verbosity(verbosity)
