@@ -1,14 +1,28 @@
-"""Convolution and transposed convolution, channels last."""
+"""Convolution and transposed convolution, channels last.
 
+On accelerators a stride-1 convolution is XLA's own. On a CPU the layers of
+small super-resolution networks, few channels wide, are where XLA's falls short,
+forwards and much more so in the gradient of the kernel, so there the same sums
+are arranged in other ways (`_conv_cpu`, `_kernel_gradient_cpu`). The choice
+depends on shapes alone and is made as the program is lowered for a platform: a
+step lowered for a TPU on a CPU host holds the TPU's form.
+"""
+
+import functools
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-Padding = int | Sequence[Sequence[int]]
+from sr_jax.ops.pixel_shuffle import pixel_shuffle
 
-_NHWC = ("NHWC", "HWIO", "NHWC")
+Padding = int | Sequence[Sequence[int]]
+_Pads = tuple[tuple[int, int], tuple[int, int]]
+
+# Up to so many input channels pairs of columns are folded into channels.
+_THIN = 16
 
 
 def conv2d(
@@ -28,7 +42,8 @@ def conv2d(
       `((top, bottom), (left, right))`.
 
   Returns:
-    Height `(h + top + bottom - kh) // stride + 1`, width likewise.
+    Height `(h + top + bottom - kh) // stride + 1`, width likewise. With stride
+    1 it has reverse-mode derivatives of any order, and no forward mode.
 
   Raises:
     ValueError: x or kernel is not 4-D, their channels differ, stride or padding
@@ -46,9 +61,9 @@ def conv2d(
         f"x has {size} {axis} and padding {pad}, fewer than the kernel's "
         f"{taps}; give a larger x or more padding"
       )
-  return lax.conv_general_dilated(
-    x, kernel, (stride, stride), pads, dimension_numbers=_NHWC
-  )
+  if stride == 1:
+    return _unit_conv(x, kernel, pads)
+  return _lax_conv(x, kernel, pads, (stride, stride))
 
 
 def conv_transpose2d(
@@ -103,37 +118,168 @@ def conv_transpose2d(
       f"x {x.shape[1:3]} and kernel {kernel.shape[:2]}; give less padding"
     )
 
-  # Zeros in front of the kernel make the cut a whole number of strides, so
-  # that it becomes a shift of the stride-1 convolution.
-  front = -padding % stride
-  shift = (padding + front) // stride
-  groups = [-(-(front + taps) // stride) for taps in kernel.shape[:2]]
-  rows, cols = groups
-  pads = [
-    (front, n * stride - front - taps)
-    for n, taps in zip(groups, kernel.shape[:2], strict=True)
-  ]
-  phases = jnp.pad(kernel, (*pads, (0, 0), (0, 0)))
+  # In the uncut result row `stride * u + r` takes tap `stride * (u - i) + r` of
+  # input row i. Rows u of whole strides are made, those that `padding` cuts
+  # away wholly are not, and the rest of the cut is a slice.
+  taps = [-(-size // stride) for size in kernel.shape[:2]]
+  ends = [(0, n * stride - k) for n, k in zip(taps, kernel.shape, strict=False)]
   cin, cout = kernel.shape[2:]
-  phases = phases.reshape(rows, stride, cols, stride, cin, cout)
+  phases = jnp.pad(kernel, (*ends, (0, 0), (0, 0)))
+  phases = phases.reshape(taps[0], stride, taps[1], stride, cin, cout)
   phases = phases[::-1, :, ::-1].transpose(0, 2, 4, 5, 1, 3)
-  phases = phases.reshape(rows, cols, cin, cout * stride * stride)
+  phases = phases.reshape(*taps, cin, cout * stride * stride)
 
+  first, cut = divmod(padding, stride)
   edges = []
-  for size, out, n in zip(x.shape[1:3], out_sizes, groups, strict=True):
-    low = n - 1 - shift
-    edges.append((low, -(-out // stride) - size - low + n - 1))
-  y = lax.conv_general_dilated(
-    x, phases, (1, 1), edges, dimension_numbers=_NHWC
+  for size, out, n in zip(x.shape[1:3], out_sizes, taps, strict=True):
+    rows = -(-(cut + out) // stride)
+    low = n - 1 - first
+    edges.append((low, rows - size - low + n - 1))
+  y = pixel_shuffle(_unit_conv(x, phases, tuple(edges)), stride)
+  return y[:, cut : cut + out_sizes[0], cut : cut + out_sizes[1]]
+
+
+def _lax_conv(
+  x: Array, kernel: Array, pads: _Pads, stride: tuple[int, int] = (1, 1)
+) -> Array:
+  return lax.conv_general_dilated(
+    x, kernel, stride, pads, dimension_numbers=("NHWC", "HWIO", "NHWC")
   )
-  return pixel_shuffle(y, stride)[:, : out_sizes[0], : out_sizes[1]]
 
 
-def pixel_shuffle(x, scale):  # until ops.pixel_shuffle is there
-  b, h, w, c = x.shape
-  x = x.reshape(b, h, w, c // scale**2, scale, scale)
-  x = x.transpose(0, 1, 4, 2, 5, 3)
-  return x.reshape(b, h * scale, w * scale, c // scale**2)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _unit_conv(x: Array, kernel: Array, pads: _Pads) -> Array:
+  """Convolution of stride 1; negative padding crops."""
+  return _forward(x, kernel, pads)
+
+
+def _unit_conv_fwd(x, kernel, pads):
+  return _unit_conv(x, kernel, pads), (x, kernel)
+
+
+def _unit_conv_bwd(pads, residuals, g):
+  # Both gradients are themselves differentiable, for gradient penalties.
+  x, kernel = residuals
+  turned = kernel[::-1, ::-1].transpose(0, 1, 3, 2)
+  x_gradient = _unit_conv(g, turned, _transposed(pads, kernel.shape))
+  return x_gradient, _kernel_gradient(x, g, pads, kernel.shape[:2])
+
+
+_unit_conv.defvjp(_unit_conv_fwd, _unit_conv_bwd)
+
+
+def _transposed(pads: _Pads, taps: Sequence[int]) -> _Pads:
+  """Padding of the convolution that takes g back to x."""
+  (top, bottom), (left, right) = pads
+  kh, kw = taps[:2]
+  return (kh - 1 - top, kh - 1 - bottom), (kw - 1 - left, kw - 1 - right)
+
+
+@functools.partial(jax.jit, static_argnums=2, inline=True)
+def _forward(x: Array, kernel: Array, pads: _Pads) -> Array:
+  return lax.platform_dependent(
+    x,
+    kernel,
+    cpu=functools.partial(_conv_cpu, pads=pads),
+    default=functools.partial(_lax_conv, pads=pads),
+  )
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3), inline=True)
+def _kernel_gradient(
+  x: Array, g: Array, pads: _Pads, taps: tuple[int, int]
+) -> Array:
+  return lax.platform_dependent(
+    x,
+    g,
+    cpu=functools.partial(_kernel_gradient_cpu, pads=pads, taps=taps),
+    default=functools.partial(_kernel_gradient_lax, pads=pads, taps=taps),
+  )
+
+
+def _conv_cpu(x: Array, kernel: Array, pads: _Pads) -> Array:
+  kh, kw, cin, cout = kernel.shape
+  if (kh, kw) == (1, 1) and not any(map(any, pads)):
+    return lax.dot_general(x, kernel[0, 0], (((3,), (0,)), ((), ())))
+  width = x.shape[2] + sum(pads[1]) - kw + 1
+  if cin > _THIN or kw == 1 or width < 2:
+    return _lax_conv(x, kernel, pads)
+  # Two columns of the output at a time, as a kernel one tap wider with twice
+  # the output channels: a quarter or less of the taps are zeros, and the
+  # vector units are full.
+  pairs = -(-width // 2)
+  kernel = jnp.stack(
+    [jnp.pad(kernel, ((0, 0), (i, 1 - i), (0, 0), (0, 0))) for i in range(2)],
+    axis=3,
+  ).reshape(kh, kw + 1, cin, 2 * cout)
+  rows, (left, right) = pads
+  y = _lax_conv(
+    x, kernel, (rows, (left, right + 2 * pairs - width)), stride=(1, 2)
+  )
+  return y.reshape(*y.shape[:2], 2 * pairs, cout)[:, :, :width]
+
+
+def _kernel_gradient_lax(
+  x: Array, g: Array, pads: _Pads, taps: tuple[int, int]
+) -> Array:
+  kernel = jax.ShapeDtypeStruct((*taps, x.shape[-1], g.shape[-1]), x.dtype)
+  (gradient,) = jax.linear_transpose(
+    lambda kernel: _lax_conv(x, kernel, pads), kernel
+  )(g)
+  return gradient
+
+
+def _kernel_gradient_cpu(
+  x: Array, g: Array, pads: _Pads, taps: tuple[int, int]
+) -> Array:
+  """One matrix product of the wider operand and patches of the thinner."""
+  cin, cout = x.shape[-1], g.shape[-1]
+  if taps != (1, 1) and 2 * min(cin, cout) >= max(cin, cout):
+    return _kernel_gradient_lax(x, g, pads, taps)
+  if cin <= cout:
+    return _patch_products(x, g, pads, taps)
+  turned = _patch_products(g, x, _transposed(pads, taps), taps)
+  return turned[::-1, ::-1].transpose(0, 1, 3, 2)
+
+
+def _patch_products(
+  x: Array, g: Array, pads: _Pads, taps: tuple[int, int]
+) -> Array:
+  """`sum_p x[p + tap, i] * g[p, o]`, as `[kh, kw, i, o]`.
+
+  Columns are taken two at a time where patches overlap, which halves the
+  copies: a pair of patches has `kw + 1` columns.
+  """
+  kh, kw = taps
+  fold = 1 if kw == 1 else 2
+  batch, rows, width, cout = g.shape
+  cin = x.shape[-1]
+  groups = -(-width // fold)
+  pieces = -(-(kw + fold - 1) // fold)
+  (top, bottom), (left, _) = pads
+  right = (groups + pieces - 1) * fold - x.shape[2] - left
+  # lax.pad also crops. The barriers keep XLA from computing x anew for each
+  # of its copies.
+  zero = jnp.zeros((), x.dtype)
+  x = lax.pad(
+    x, zero, ((0, 0, 0), (top, bottom, 0), (left, right, 0), (0, 0, 0))
+  )
+  x = lax.optimization_barrier(x)
+  x = x.reshape(batch, -1, groups + pieces - 1, fold * cin)
+  patches = jnp.concatenate(
+    [
+      x[:, i : i + rows, j : j + groups]
+      for i in range(kh)
+      for j in range(pieces)
+    ],
+    axis=-1,
+  )
+  patches = lax.optimization_barrier(patches)
+  g = jnp.pad(g, ((0, 0), (0, 0), (0, groups * fold - width), (0, 0)))
+  g = g.reshape(batch, rows, groups, fold * cout)
+  products = lax.dot_general(patches, g, (((0, 1, 2),) * 2, ((), ())))
+  products = products.reshape(kh, pieces * fold, cin, fold, cout)
+  return sum(products[:, j : j + kw, :, j] for j in range(fold))
 
 
 def _check_operands(x: Array, kernel: Array, stride: int) -> None:
@@ -152,7 +298,7 @@ def _check_operands(x: Array, kernel: Array, stride: int) -> None:
     raise ValueError(f"stride={stride} must be at least 1")
 
 
-def _edge_padding(padding: Padding) -> tuple[tuple[int, int], tuple[int, int]]:
+def _edge_padding(padding: Padding) -> _Pads:
   if isinstance(padding, int):
     padding = ((padding, padding), (padding, padding))
   try:

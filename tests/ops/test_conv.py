@@ -101,6 +101,125 @@ def test_conv_transpose2d_equals_scatter(taps, stride, padding, output_padding):
   np.testing.assert_allclose(got, want, atol=2e-6)
 
 
+# Every arrangement of the CPU: folded pairs of columns (even and odd widths),
+# plain, matrix product; patches of the thinner side, one way and the other.
+@pytest.mark.parametrize(
+  ("kernel_shape", "pads"),
+  [
+    ((3, 3, 4, 4), ((1, 1), (1, 1))),
+    ((5, 5, 1, 8), ((2, 2), (1, 2))),
+    ((3, 3, 18, 4), ((1, 1), (2, 0))),
+    ((4, 2, 20, 3), ((0, 0), (0, 1))),
+    ((3, 1, 2, 6), ((2, 1), (0, 0))),
+    ((1, 1, 6, 2), ((0, 0), (0, 0))),
+    ((1, 1, 2, 5), ((1, 0), (0, 2))),
+  ],
+)
+def test_conv2d_gradients_equal_definition(kernel_shape, pads):
+  rng = np.random.default_rng(3)
+  x, kernel = _arrays(rng, (2, 6, 7, kernel_shape[2]), kernel_shape)
+  want = _naive_conv2d(x, kernel, 1, pads)
+  g = rng.standard_normal(want.shape)
+  (top, bottom), (left, right) = pads
+  full = _naive_conv_transpose2d(g, kernel.transpose(0, 1, 3, 2), 1, 0, 0)
+  rows, cols = full.shape[1:3]
+  want_x = full[:, top : rows - bottom, left : cols - right]
+  want_kernel = np.zeros_like(kernel)
+  padded = np.pad(x, ((0, 0), *pads, (0, 0)))
+  for i, j in np.ndindex(*kernel_shape[:2]):
+    window = padded[:, i : i + g.shape[1], j : j + g.shape[2]]
+    want_kernel[i, j] = np.einsum("bhwi,bhwo->io", window, g)
+
+  x, kernel, g = map(jnp.float32, (x, kernel, g))
+  y, pull = jax.vjp(lambda x, k: conv2d(x, k, padding=pads), x, kernel)
+  got_x, got_kernel = pull(g)
+  np.testing.assert_allclose(y, want, atol=2e-6)
+  np.testing.assert_allclose(got_x, want_x, atol=2e-6)
+  np.testing.assert_allclose(got_kernel, want_kernel, atol=2e-5)
+
+
+def _lax_conv2d(x, kernel, padding):
+  return jax.lax.conv_general_dilated(
+    x,
+    kernel,
+    (1, 1),
+    ((padding, padding),) * 2,
+    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+  )
+
+
+def _two_layers(kernels, x, conv):
+  for kernel in kernels:
+    x = jnp.tanh(conv(x, kernel, padding=kernel.shape[0] // 2))
+  return jnp.sum(x**2)
+
+
+@pytest.fixture
+def two_layers():
+  rng = np.random.default_rng(4)
+  x, first = _arrays(rng, (2, 5, 6, 2), (3, 3, 2, 8))
+  _, second = _arrays(rng, (), (1, 1, 8, 3))
+  return (jnp.float32(first), jnp.float32(second)), jnp.float32(x)
+
+
+def test_gradient_penalty_differentiates_twice(two_layers):
+  def penalty(kernels, x, conv):
+    gradient = jax.grad(_two_layers, argnums=1)(kernels, x, conv)
+    return jnp.sum((jnp.sqrt(jnp.sum(gradient**2, (1, 2, 3))) - 1) ** 2)
+
+  gradient = jax.jit(jax.grad(penalty), static_argnums=2)
+  for got, want in zip(
+    gradient(*two_layers, conv2d),
+    gradient(*two_layers, _lax_conv2d),
+    strict=True,
+  ):
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
+def test_vmap_and_sharded_batches_give_the_same(two_layers):
+  kernels, x = two_layers
+  value_and_grad = jax.value_and_grad(_two_layers)
+  want, want_gradient = jax.jit(value_and_grad, static_argnums=2)(
+    kernels, x, _lax_conv2d
+  )
+
+  def single(kernels, image):
+    return value_and_grad(kernels, image[None], conv2d)
+
+  losses, gradients = jax.jit(jax.vmap(single, (None, 0)))(kernels, x)
+  np.testing.assert_allclose(losses.sum(), want, rtol=1e-5)
+  for got, expected in zip(gradients, want_gradient, strict=True):
+    np.testing.assert_allclose(got.sum(0), expected, rtol=1e-4, atol=1e-5)
+
+  mesh = jax.make_mesh(
+    (1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,)
+  )
+  spec = jax.sharding.PartitionSpec("data")
+  sharded = jax.device_put(x, jax.sharding.NamedSharding(mesh, spec))
+  loss, _ = jax.jit(value_and_grad, static_argnums=2)(kernels, sharded, conv2d)
+  np.testing.assert_allclose(loss, want, rtol=1e-5)
+  per_device = jax.shard_map(
+    lambda x: _two_layers(kernels, x, conv2d)[None],
+    mesh=mesh,
+    in_specs=spec,
+    out_specs=spec,
+  )
+  np.testing.assert_allclose(per_device(x).sum(), want, rtol=1e-5)
+
+
+def test_lowering_for_a_tpu_holds_plain_convolutions(two_layers):
+  step = jax.jit(jax.grad(_two_layers), static_argnums=2)
+  texts = [
+    step.trace(*two_layers, conv).lower(lowering_platforms=("tpu",)).as_text()
+    for conv in (conv2d, _lax_conv2d)
+  ]
+  got, want = (text.count("stablehlo.convolution") for text in texts)
+  # Two forwards, the inner layer's input, two kernels.
+  assert got == want == 5
+  for foreign in ("dot_general", "concatenate", "barrier"):
+    assert foreign not in texts[0]
+
+
 def test_conv_transpose2d_is_adjoint_of_conv2d():
   rng = np.random.default_rng(2)
   x, kernel = _arrays(rng, (1, 10, 8, 2), (4, 4, 2, 3))
