@@ -23,19 +23,20 @@ def load_mat(
 
   Args:
     path: `x3.mat` of SRCNN (any kernel sizes) or FSRCNN (any d, s, m).
-    scale: Enlargement. The file does not hold it; without it the name of the
+    scale: Enlargement. The file does not hold it; without this the name of the
       file or of its folder must (`x3.mat`, `x3/model.mat`).
 
   Returns:
     The model and its variables in float32.
 
   Raises:
+    FileNotFoundError: there is no such file.
     ValueError: not a readable MATLAB file, not one of these networks, or a
-      scale that nothing says.
+      scale that nothing says or that the name contradicts.
 
   Source: SRCNN.m and FSRCNN.m, mmlab.ie.cuhk.edu.hk/projects/SRCNN.html.
   """
-  path = epath.Path(path)
+  path = epath.Path(path).expanduser()
   try:
     content = scipy.io.loadmat(io.BytesIO(path.read_bytes()))
   except FileNotFoundError:
@@ -45,7 +46,7 @@ def load_mat(
       f"{path} is not a readable MATLAB file ({error}); it may be cut short: "
       "fetch it again. One saved with -v7.3 must be saved anew with -v7"
     ) from error
-  scale = _scale(path) if scale is None else scale
+  scale = _scale(path, scale)
   try:
     if "prelu_conv" in content:
       model, flat = _fsrcnn(content, scale)
@@ -131,13 +132,21 @@ def _vector(bias: np.ndarray) -> np.ndarray:
   return np.asarray(bias, np.float32).ravel()
 
 
-def _scale(path: epath.Path) -> int:
-  """The 3 of x3.mat or x3/model.mat."""
+def _scale(path: epath.Path, given: int | None) -> int:
+  """The 3 of x3.mat or x3/model.mat, or what was given."""
   for name in (path.stem, path.parent.name):
     found = re.search(r"(?:^|[^a-z0-9])x([2-9])(?![0-9])", name.lower())
     if found:
-      return int(found[1])
-  raise ValueError(
-    f"{path} does not hold its scale, and neither does its name (x3.mat); give "
-    "scale="
-  )
+      named = int(found[1])
+      if given not in (None, named):
+        raise ValueError(
+          f"{path} is by its name for x{named}, and scale {given} was asked "
+          "for; give the file of that scale, or rename it"
+        )
+      return named
+  if given is None:
+    raise ValueError(
+      f"{path} does not hold its scale, and its name does not say it (x3.mat); "
+      "give scale="
+    )
+  return given

@@ -45,7 +45,7 @@ def save(
 
   Source: huggingface.co/docs/safetensors.
   """
-  path = epath.Path(path)
+  path = epath.Path(path).expanduser()
   name, arguments = describe(model)
   flat = tree.flatten(variables)
   _check(flat, model, what=f"the variables do not fit {name} {arguments}")
@@ -84,17 +84,17 @@ def load(
 
   Args:
     path: The file; local, or anything epath knows (gs://).
-    scale: Needed for a `.mat` whose name does not say it; else a check.
+    scale: What it must be for; needed for a `.mat` whose name does not say.
 
   Returns:
-    The model, and its variables in float32 on the host.
+    The model, and its variables as they were saved.
 
   Raises:
     FileNotFoundError: there is no such file.
     ValueError: not a weight file known here, a damaged one, one of another
       scale, or a network this version does not know.
   """
-  path = epath.Path(path)
+  path = epath.Path(path).expanduser()
   if not path.exists():
     raise FileNotFoundError(f"there is no weight file {path}")
   if path.is_dir():
@@ -137,7 +137,7 @@ def read_record(path: epath.PathLike) -> dict[str, Any]:
   Raises:
     ValueError: not one of our files, or a damaged one.
   """
-  path = epath.Path(path)
+  path = epath.Path(path).expanduser()
   return _record(path, path.read_bytes())
 
 

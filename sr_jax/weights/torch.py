@@ -58,7 +58,7 @@ def from_torch(model: Any, state_dict: Mapping[str, Any]) -> dict[str, Any]:
     fix="Check the model's arguments and the names the checkpoint uses",
   )
   return tree.unflatten(
-    {e.path: arrays[e.key].transpose(_AXES[e.kind]).copy() for e in table}
+    {e.path: arrays[e.key].transpose(_AXES[e.kind]) for e in table}
   )
 
 

@@ -8,7 +8,6 @@ one and put it into `_NETWORKS`.
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-
 from sr_jax.models import FSRCNN, SRCNN
 
 

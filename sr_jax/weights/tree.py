@@ -21,8 +21,9 @@ def flatten(variables: Variables) -> Flat:
 
 
 def unflatten(flat: Flat) -> dict[str, Any]:
-  """The inverse of `flatten`."""
-  return traverse_util.unflatten_dict(flat, sep="/")
+  """The inverse of `flatten`, as JAX arrays: ready for `model.apply`."""
+  arrays = {path: jnp.asarray(value) for path, value in flat.items()}
+  return traverse_util.unflatten_dict(arrays, sep="/")
 
 
 def shapes(model: Any) -> dict[str, tuple[int, ...]]:
