@@ -148,8 +148,7 @@ class Checkpoints:
       raise self._explained(error, None) from error
 
   def close(self) -> None:
-    """Waits, and ends the writing threads."""
-    self.wait()
+    """Ends the writing threads, after what they have begun."""
     self._manager.close()
 
   def _explained(self, error: Exception, step: int | None) -> CheckpointError:

@@ -7,14 +7,20 @@ from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
-from sr_jax import data, evaluation, sharding, weights
+from sr_jax import data, sharding, weights
+from sr_jax.evaluation import benchmark, networks, pictures
 from sr_jax.training import experiment as experiments
 from sr_jax.training.checkpoints import Checkpoints, abstract
 from sr_jax.training.state import TrainState
 from sr_jax.training.writers import Writers
+
+
+#: Side of the sample pictures, in pixels of ground truth.
+_SAMPLE_SIDE = 192
 
 
 class NonFiniteError(RuntimeError):
@@ -38,6 +44,8 @@ def train(config: ConfigDict, workdir: epath.PathLike) -> dict[str, float]:
     CheckpointError: a checkpoint could not be written or read.
     NonFiniteError: see `config.max_skipped`.
   """
+  # orbax tells a page about each checkpoint.
+  logging.set_verbosity(logging.WARNING)
   return _Run(config, epath.Path(workdir).expanduser()).run()
 
 
@@ -70,17 +78,10 @@ class _Run:
       shard_index=jax.process_index(),
       shard_count=jax.process_count(),
     )
-    self.benchmarks = [
-      evaluation.prepare(
-        name,
-        scale=parts.scale,
-        channels=parts.channels,
-        data_dir=config.data.data_dir or None,
-        max_images=config.eval.max_images or None,
-      )
-      for name in config.eval.benchmarks
-    ]
-    self.workdir.mkdir(parents=True, exist_ok=True)
+    self.benchmarks = {
+      name: self._prepare(name) for name in config.eval.benchmarks
+    }
+    (self.workdir / "weights").mkdir(parents=True, exist_ok=True)
     if self.main:
       _write_text(
         self.workdir / "config.json",
@@ -98,6 +99,18 @@ class _Run:
       steps=config.steps,
       start=int(self.state.step),
       active=self.main,
+    )
+
+  def _prepare(self, name: str) -> benchmark.PreparedBenchmark:
+    """A set to evaluate on, or as much of it as the config asks for."""
+    config = self.config
+    data_dir = config.data.data_dir or None
+    images = data.load_images(name, data_dir=data_dir)
+    return benchmark.prepare(
+      name,
+      scale=self.parts.scale,
+      channels=self.parts.channels,
+      images=images[: config.eval.max_images or None],
     )
 
   def _begin(self) -> TrainState:
@@ -118,8 +131,8 @@ class _Run:
 
   def _warm_start(self, state: TrainState) -> TrainState:
     """Parameters of the same path and shape from another network's."""
-    source = weights.load(evaluation.weight_file(self.config.init_from))[1]
-    given = dict(_by_path(source["params"]))
+    source = networks.load_network(self.config.init_from)
+    given = dict(_by_path(source.variables["params"]))
     params = state.generator.params
     missing = [
       path
@@ -185,12 +198,13 @@ class _Run:
           results = self._evaluate(step)
           self._checkpoint(results)
           since, since_step = time.monotonic(), step
-      if not results:
+      if start >= config.steps:
         results = self._evaluate(start)
+      self.checkpoints.wait()
     finally:
       self.writers.close()
       self.loader.close()
-    self.checkpoints.close()
+      self.checkpoints.close()
     return results
 
   def _announce(self, start: int) -> None:
@@ -258,9 +272,10 @@ class _Run:
     """Every benchmark by the protocol of the tables, and a picture of each."""
     variables = jax.device_get(self.state.generator.variables)
     results = {}
-    for benchmark in self.benchmarks:
-      result = evaluation.evaluate(self.parts.model, variables, benchmark)
-      name = benchmark.name
+    for name, prepared in self.benchmarks.items():
+      result = benchmark.evaluate(
+        self.parts.model, variables, prepared, keep_outputs=True
+      )
       results |= {
         f"{name}/psnr": result.psnr,
         f"{name}/ssim": result.ssim,
@@ -270,17 +285,28 @@ class _Run:
       self.writers.line(
         f"{name} x{self.parts.scale} at step {step:,}: PSNR "
         f"{result.psnr:.2f} dB, bicubic {result.bicubic_psnr:.2f} dB, "
-        f"{gain:+.2f} dB ({result.protocol})"
+        f"{'better' if gain > 0 else 'worse'} than bicubic by {gain:+.2f} dB"
       )
-      self.writers.image(step, name, evaluation.comparison(result))
+      panels = pictures.panels(
+        prepared.images[0][1],
+        {self.config.model.name: result.outputs[0]},
+        scale=self.parts.scale,
+      )
+      window = pictures.busiest_window(panels, _SAMPLE_SIDE)
+      self.writers.image(
+        step,
+        name,
+        pictures.side_by_side({k: v[window] for k, v in panels.items()}),
+      )
     self.writers.scalars(step, results)
     return results
 
   def _checkpoint(self, results: dict[str, float]) -> None:
     """State and place in the data, and the weights that eval.py reads."""
-    psnr = results.get(f"{self.benchmarks[0].name}/psnr") if results else None
+    first = next(iter(self.benchmarks), None)
+    psnr = results.get(f"{first}/psnr")
     best = psnr is not None and psnr > self.best
-    self.best = max(self.best, psnr) if psnr is not None else self.best
+    self.best = psnr if best else self.best
     self.checkpoints.save(
       self.state,
       {

@@ -31,7 +31,7 @@ def multi_step(
   milestones: Sequence[int],
   gamma: float = 0.5,
   restarts: Sequence[int] = (),
-  restart_weights: Sequence[float] = (),
+  restart_weights: Sequence[float | int] = (),
 ) -> Schedule:
   """Multiplied by `gamma` at each milestone.
 
@@ -75,7 +75,7 @@ def cosine_restarts(
   learning_rate: float,
   *,
   periods: Sequence[int],
-  restart_weights: Sequence[float] = (),
+  restart_weights: Sequence[float | int] = (),
   eta_min: float = 0.0,
 ) -> Schedule:
   """Cosine decay from `learning_rate` to `eta_min`, begun anew each period.

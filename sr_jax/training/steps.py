@@ -10,14 +10,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
 
 from sr_jax import degradations
 from sr_jax.ops.color import rgb_to_y
 from sr_jax.training.state import NetState, TrainState
-from sr_jax.types import Batch
+from sr_jax.types import AnyArray, Batch
 
-Images: TypeAlias = Float[Array, "b h w c"]
 Metrics: TypeAlias = dict[str, jax.Array]
 Step: TypeAlias = Callable[
   [TrainState, Batch, jax.Array], tuple[TrainState, Metrics]
@@ -44,9 +42,9 @@ def make_prepare(
     `prepare(batch) -> (lr, hr)`, float32 in [0, 1].
   """
 
-  def to_float(image: jax.Array) -> jax.Array:
-    image = image.astype(jnp.float32) / 255.0
-    return rgb_to_y(image) if channels == 1 else image
+  def to_float(image: AnyArray) -> jax.Array:
+    floats = jnp.asarray(image, jnp.float32) / 255.0
+    return rgb_to_y(floats) if channels == 1 else floats
 
   def prepare(batch: Batch) -> tuple[jax.Array, jax.Array]:
     hr = to_float(batch["hr"])
@@ -86,7 +84,7 @@ def make_step(
     and the metric `skipped` is 1.
   """
 
-  def loss_of(params: Any, lr: Images, hr: Images) -> jax.Array:
+  def loss_of(params: Any, lr: AnyArray, hr: AnyArray) -> jax.Array:
     return loss_fn(model.apply({"params": params}, lr), hr)
 
   def gradients(params: Any, batch: Batch) -> tuple[jax.Array, Any]:
@@ -117,7 +115,7 @@ def make_step(
     del key  # Regression draws nothing.
     net = state.generator
     loss, grads = mean_gradients(net.params, batch)
-    norm = optax.global_norm(grads)
+    norm = optax.tree.norm(grads)
     updates, opt_state = optimizer.update(grads, net.opt_state, net.params)
     params = optax.apply_updates(net.params, updates)
     ema = net.ema_params
