@@ -164,6 +164,16 @@ class Images(Sequence[tuple[str, np.ndarray]]):
     path = self.paths[index]
     return path.stem, read_image(path)
 
+  def is_grey(self, index: int) -> bool:
+    """Whether the file has one channel, which equal channels do not tell.
+
+    The papers take a grey file for Y as it is, and convert an RGB one even
+    where it shows no colour: Set14 has one of each.
+    """
+    data = np.frombuffer(self.paths[index].read_bytes(), np.uint8)
+    image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+    return image is not None and image.ndim == 2
+
 
 def load_images(
   spec: str,

@@ -1,0 +1,52 @@
+"""Measures networks on benchmarks, beside bicubic and the published figures.
+
+python eval.py --weights=runs/fsrcnn --benchmarks=set5,set14
+python eval.py --weights='fsrcnn/x{scale}.mat' --scales=2,3,4 --report=out.html
+python eval.py --table=bicubic,srcnn,fsrcnn
+"""
+
+from absl import app, flags
+
+from sr_jax.evaluation import run
+
+FLAGS = flags.FLAGS
+
+flags.DEFINE_list(
+  "weights",
+  [],
+  "Weight files (.safetensors, .mat), workdirs of training runs, or bicubic, "
+  "bilinear, nearest. {scale} in a path is filled in from --scales.",
+)
+flags.DEFINE_list(
+  "benchmarks", [], "Sets (set5, set14, bsd100, ...) or folders; default set5."
+)
+flags.DEFINE_list("scales", [], "Enlargements; default the weights' own.")
+flags.DEFINE_list(
+  "table", [], "Reproduce published tables instead: bicubic, srcnn, fsrcnn."
+)
+flags.DEFINE_string("data_dir", None, "Folder of the sets; else SR_JAX_DATA.")
+flags.DEFINE_enum(
+  "ssim", "per_channel", ["per_channel", "window_3d"], "Which SSIM."
+)
+flags.DEFINE_bool("details", False, "Print what every image scored.")
+flags.DEFINE_string("json", None, "Write the results as JSON.")
+flags.DEFINE_string("report", None, "Write a page with pictures (HTML).")
+
+
+def main(_: list[str]) -> int:
+  """Hands the flags over."""
+  return run.run(
+    weights=FLAGS.weights,
+    benchmarks=FLAGS.benchmarks,
+    scales=FLAGS.scales,
+    table=FLAGS.table,
+    data_dir=FLAGS.data_dir,
+    ssim_flavour=FLAGS.ssim,
+    details=FLAGS.details,
+    json_path=FLAGS.json,
+    report_path=FLAGS.report,
+  )
+
+
+if __name__ == "__main__":
+  app.run(main, flags_parser=run.parse_flags)

@@ -1,0 +1,107 @@
+"""What `--weights` may name: files, trained workdirs, interpolations."""
+
+import dataclasses
+import re
+from typing import Any
+
+from etils import epath
+
+from sr_jax import weights
+from sr_jax.evaluation.published import Published, match
+from sr_jax.models import build, describe
+from sr_jax.types import Variables
+from sr_jax.weights.native import read_record
+
+INTERPOLATIONS = ("bicubic", "bilinear", "nearest")
+_SCALE = "{scale}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Network:
+  """A model ready to run, and what the literature says of it.
+
+  Attributes:
+    label: What tables call it.
+    model: The linen module.
+    variables: Its variables.
+    published: Figures to compare with; None where there are none.
+  """
+
+  label: str
+  model: Any
+  variables: Variables
+  published: Published | None
+
+  @property
+  def channels(self) -> int:
+    """1 or 3; an interpolation is measured on Y, as its figures are."""
+    return getattr(self.model, "in_channels", 1)
+
+
+def load_network(spec: str, *, scale: int | None = None) -> Network:
+  """The network that one entry of `--weights` names.
+
+  Args:
+    spec: A weight file, the workdir of a training run (its best weights, else
+      its last), or an interpolation; `{scale}` in a path is filled in.
+    scale: The scale that was asked for; None takes the file's own.
+
+  Returns:
+    The network.
+
+  Raises:
+    FileNotFoundError: there is no such file, or no weights in the workdir.
+    ValueError: the weights are of another scale than was asked for, or the
+      scale is needed and was not given.
+  """
+  if scale is None and (spec in INTERPOLATIONS or _SCALE in spec):
+    raise ValueError(f"'{spec}' needs a scale; give --scales=2,3,4")
+  if spec in INTERPOLATIONS:
+    return Network(
+      label=spec,
+      model=build(spec, scale=scale),
+      variables={},
+      published=match(spec, {}),
+    )
+  path = _find(spec.replace(_SCALE, str(scale)))
+  # A MATLAB file does not hold its scale, and its name need not say it.
+  named = re.search(r"x\d", path.name) or path.suffix != ".mat"
+  model, variables = weights.load(path, scale=None if named else scale)
+  own = getattr(model, "scale", scale)
+  if scale not in (None, own):
+    raise ValueError(
+      f"{path} is trained for x{own}, but --scales asks for x{scale}; leave "
+      "--scales out, or give the weights of that scale (a path may hold "
+      f"'{_SCALE}')"
+    )
+  name, arguments = describe(model)
+  key = ""
+  if path.suffix == ".safetensors":
+    key = (read_record(path).get("config") or {}).get("published") or ""
+  return Network(
+    label=label(spec),
+    model=model,
+    variables=variables,
+    published=match(name, arguments, path=str(path), key=key),
+  )
+
+
+def label(spec: str) -> str:
+  """The last two parts of a path: enough to tell, short enough to print."""
+  return "/".join(spec.rstrip("/").split("/")[-2:])
+
+
+def _find(spec: str) -> epath.Path:
+  """The weight file of a spec, which may be a workdir."""
+  path = epath.Path(spec).expanduser()
+  if not path.is_dir():
+    return path
+  for name in ("best", "last"):
+    file = path / "weights" / f"{name}.safetensors"
+    if file.exists():
+      return file
+  raise FileNotFoundError(
+    f"{path} has neither weights/best.safetensors nor weights/last.safetensors;"
+    " give the workdir of a training run that has saved a checkpoint, or a "
+    "weight file"
+  )

@@ -1,0 +1,316 @@
+"""What eval.py does: networks against benchmarks, then a table of them."""
+
+import dataclasses
+import datetime
+import importlib.metadata
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+import jax
+from absl import flags
+from etils import epath
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from sr_jax.data.sources import data_root
+from sr_jax.evaluation import networks, report, tables
+from sr_jax.evaluation.benchmark import PreparedBenchmark, evaluate, prepare
+from sr_jax.evaluation.networks import INTERPOLATIONS, Network
+from sr_jax.evaluation.published import Published, families
+
+#: What a user can put right; anything else keeps its traceback.
+USER_ERRORS = (ValueError, FileNotFoundError)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Job:
+  """One network at one scale, and the sets it is to be measured on."""
+
+  label: str
+  scale: int
+  datasets: Sequence[str]
+  network: Network | None = None
+  published: Published | None = None
+  problem: str = ""
+
+
+def run(
+  *,
+  weights: Sequence[str] = (),
+  benchmarks: Sequence[str] = (),
+  scales: Sequence[str | int] = (),
+  table: Sequence[str] = (),
+  data_dir: str | None = None,
+  ssim_flavour: str = "per_channel",
+  details: bool = False,
+  json_path: str | None = None,
+  report_path: str | None = None,
+) -> int:
+  """Evaluates, prints, writes.
+
+  Args:
+    weights: Files, workdirs or interpolations; see `networks.load_network`.
+    benchmarks: Names of sets or folders. By default Set5, or with `table`
+      every set that has a published figure.
+    scales: By default the weights' own, or every published one.
+    table: Families of published networks to reproduce, instead of `weights`.
+    data_dir: Where the named sets and the published weights lie.
+    ssim_flavour: Of `metrics.ssim`.
+    details: Print what every image scored.
+    json_path: Where to write the results as JSON.
+    report_path: Where to write them as a page with pictures.
+
+  Returns:
+    The exit code: 0, 1 where some rows could not be computed, 2 where nothing
+    could.
+  """
+  console = Console(stderr=True, highlight=False)
+  try:
+    wanted = [_scale(scale) for scale in scales]
+    if bool(weights) == bool(table):
+      raise ValueError("give --weights or --table, one of them")
+    if table:
+      jobs = _table_jobs(table, wanted, benchmarks, data_dir)
+    else:
+      jobs = _weight_jobs(weights, wanted, benchmarks or ["set5"])
+    for path in filter(None, (json_path, report_path)):
+      _check_folder(path)
+  except USER_ERRORS as error:
+    console.print(f"eval.py: {error}", markup=False, soft_wrap=True)
+    return 2
+  rows = _evaluate(
+    jobs,
+    data_dir=data_dir,
+    ssim_flavour=ssim_flavour,
+    keep_outputs=bool(report_path),
+    console=console,
+  )
+  if all(row.result is None for row in rows):
+    for problem in dict.fromkeys(row.problem for row in rows):
+      console.print(f"eval.py: {problem}", markup=False, soft_wrap=True)
+    return 2
+  out = Console()
+  if not out.is_terminal:
+    out = Console(width=110)
+  if details:
+    tables.print_details(rows, out)
+  tables.print_table(rows, out)
+  if json_path:
+    _write(json_path, json.dumps(tables.as_json(rows), indent=2) + "\n")
+  if report_path:
+    _write(
+      report_path,
+      report.render(
+        rows, title="Super-resolution benchmark", subtitle=_subtitle()
+      ),
+    )
+  return int(any(row.problem for row in rows))
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+  """Parses as absl does, with one line and exit code 2 on a wrong flag."""
+  try:
+    rest = flags.FLAGS(argv)
+    if len(rest) > 1:
+      raise flags.Error(
+        f"'{rest[1]}' belongs to no flag; lists are written with commas"
+      )
+  except flags.Error as error:
+    print(f"eval.py: {error}; see eval.py --help", file=sys.stderr)
+    raise SystemExit(2) from None
+  return rest
+
+
+def _scale(text: str | int) -> int:
+  try:
+    scale = int(text)
+  except ValueError:
+    scale = 0
+  if scale < 1:
+    raise ValueError(f"--scales: '{text}' is not a positive whole number")
+  return scale
+
+
+def _weight_jobs(
+  weights: Sequence[str], scales: Sequence[int], benchmarks: Sequence[str]
+) -> list[_Job]:
+  """Every entry of --weights at every scale, loaded."""
+  jobs = []
+  for spec in weights:
+    own = (2, 3, 4) if spec in INTERPOLATIONS else (None,)
+    for scale in scales or own:
+      network = networks.load_network(spec, scale=scale)
+      jobs.append(
+        _Job(
+          label=network.label,
+          scale=network.model.scale,
+          datasets=benchmarks,
+          network=network,
+          published=network.published,
+        )
+      )
+  return jobs
+
+
+def _table_jobs(
+  names: Sequence[str],
+  scales: Sequence[int],
+  benchmarks: Sequence[str],
+  data_dir: str | None,
+) -> list[_Job]:
+  """Every published figure of the families whose weights can be had."""
+  known = families()
+  chosen = {name.lower() for name in benchmarks}
+  jobs = []
+  for name in names:
+    if name not in known:
+      raise ValueError(f"--table: '{name}' is not one of {sorted(known)}")
+    for entry in known[name]:
+      spec = entry.weights or ""
+      if spec not in INTERPOLATIONS:
+        spec = str(data_root(data_dir) / spec)
+      for scale in sorted({scale for _, scale in entry.figures}):
+        datasets = [
+          dataset
+          for dataset, figure_scale in entry.figures
+          if figure_scale == scale and dataset in (chosen or {dataset})
+        ]
+        if not datasets or (scales and scale not in scales):
+          continue
+        network, problem = None, ""
+        try:
+          network = networks.load_network(spec, scale=scale)
+        except USER_ERRORS as error:
+          problem = str(error)
+        jobs.append(
+          _Job(
+            label=entry.title,
+            scale=scale,
+            datasets=datasets,
+            network=network,
+            published=entry,
+            problem=problem,
+          )
+        )
+  if not jobs:
+    raise ValueError(
+      f"--table: nothing was published of {list(names)} for the --benchmarks "
+      "and --scales given; leave them out to see what was"
+    )
+  return jobs
+
+
+def _evaluate(
+  jobs: Sequence[_Job],
+  *,
+  data_dir: str | None,
+  ssim_flavour: str,
+  keep_outputs: bool,
+  console: Console,
+) -> list[tables.Row]:
+  """The rows of the table, in the order of the jobs."""
+  _use_compilation_cache()
+  # It tells of every backend that is not there.
+  logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
+  rows = []
+  prepared: dict[tuple[str, int, int], PreparedBenchmark] = {}
+  columns = (
+    TextColumn("{task.description}"),
+    BarColumn(),
+    TextColumn("{task.completed}/{task.total} images"),
+    TimeElapsedColumn(),
+  )
+  with Progress(
+    *columns, console=console, transient=True, disable=not console.is_terminal
+  ) as progress:
+    task = progress.add_task("", total=None)
+
+    def advance(count: int) -> None:
+      progress.advance(task, count)
+
+    for job in jobs:
+      for dataset in job.datasets:
+        row = tables.Row(
+          label=job.label,
+          dataset=dataset,
+          scale=job.scale,
+          published=job.published,
+          problem=job.problem,
+        )
+        if job.network is None:
+          rows.append(row)
+          continue
+        title = f"{job.label}, {dataset} x{job.scale}"
+        key = (dataset, job.scale, job.network.channels)
+        if key not in prepared:
+          progress.reset(task, description=f"{title}: preparing", total=None)
+          try:
+            prepared[key] = prepare(
+              dataset,
+              scale=job.scale,
+              channels=job.network.channels,
+              data_dir=data_dir,
+              ssim_flavour=ssim_flavour,
+              on_image=advance,
+            )
+          except USER_ERRORS as error:
+            rows.append(dataclasses.replace(row, problem=str(error)))
+            continue
+        benchmark = prepared[key]
+        progress.reset(task, description=title, total=len(benchmark.names))
+        result = evaluate(
+          job.network.model,
+          job.network.variables,
+          benchmark,
+          keep_outputs=keep_outputs,
+          on_image=advance,
+        )
+        row = dataclasses.replace(
+          row,
+          dataset=benchmark.dataset,
+          images=benchmark.images,
+          result=result,
+        )
+        rows.append(row)
+        if result.on_luma is not None:
+          rows.append(dataclasses.replace(row, result=result.on_luma))
+  return rows
+
+
+def _use_compilation_cache() -> None:
+  """Keeps compiled programs between runs: sets have a dozen shapes each."""
+  if getattr(jax.config, "jax_compilation_cache_dir", None) is None:
+    home = epath.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    cache = home.expanduser() / "sr_jax" / "eval"
+    jax.config.update("jax_compilation_cache_dir", str(cache))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def _subtitle() -> str:
+  device = jax.devices()[0]
+  return (
+    f"sr_jax {importlib.metadata.version('sr_jax')}, jax {jax.__version__}, "
+    f"{device.device_kind}, {datetime.date.today()}"
+  )
+
+
+def _check_folder(path: str) -> None:
+  """Better now than after the figures have been computed."""
+  folder = epath.Path(path).expanduser().parent
+  if not folder.is_dir():
+    raise FileNotFoundError(f"{path}: there is no folder {folder}; make it")
+
+
+def _write(path: str, text: str) -> None:
+  """Whole or not at all: written beside, then renamed."""
+  target = epath.Path(path).expanduser()
+  beside = target.parent / f".{target.name}.{os.getpid()}.tmp"
+  try:
+    beside.write_text(text)
+    beside.replace(target)
+  except BaseException:
+    beside.unlink(missing_ok=True)
+    raise

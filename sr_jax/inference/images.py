@@ -1,0 +1,82 @@
+"""Still images: equal shapes in one batch, every shape exact."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from sr_jax.types import Variables
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _apply(model: Any, variables: Variables, lr: jax.Array) -> jax.Array:
+  """One program per model and shape; the weights are an argument.
+
+  So an evaluation inside a training run compiles the first time only.
+  """
+  return model.apply(variables, lr)
+
+
+def super_resolve(
+  model: Any,
+  variables: Variables,
+  images: Sequence[np.ndarray],
+  *,
+  batch_pixels: int = 2**20,
+  on_image: Callable[[int], None] | None = None,
+) -> list[Float[np.ndarray, "h w c"]]:
+  """Restores a list of images.
+
+  Each is computed at its exact shape: padding to a common one would change
+  the border, which every zero-padded layer sees. Images of one shape share
+  batches and a compiled program.
+
+  Args:
+    model: A linen network: `model.apply(variables, lr) -> sr`.
+    variables: Its variables; `{}` for one without parameters.
+    images: `[h, w, c]` each, float in [0, 1]; the sizes may differ.
+    batch_pixels: Output pixels in one batch, which bounds the memory; an
+      image larger than that is a batch by itself. SRCNN holds half a kilobyte
+      a pixel.
+    on_image: Called with the number of images that have just been finished.
+
+  Returns:
+    The restored images in the order of `images`, float32, not clipped.
+
+  Raises:
+    ValueError: an image is not `[h, w, c]` floats, or batch_pixels < 1.
+  """
+  if batch_pixels < 1:
+    raise ValueError(f"batch_pixels {batch_pixels} is not a positive number")
+  groups: dict[tuple[int, ...], list[int]] = {}
+  for i, image in enumerate(images):
+    if image.ndim != 3 or not np.issubdtype(image.dtype, np.floating):
+      raise ValueError(
+        f"images[{i}] is {image.dtype} {image.shape}; the rule is floats in "
+        "[0, 1] as [height, width, channels]"
+      )
+    groups.setdefault(image.shape, []).append(i)
+
+  results: dict[int, np.ndarray] = {}
+  scale = getattr(model, "scale", 1)
+  for (height, width, _), members in groups.items():
+    limit = max(1, batch_pixels // max(1, height * width * scale**2))
+    # Batches of one size for the whole group, so that it compiles once.
+    count = -(-len(members) // limit)
+    size = -(-len(members) // count)
+    for start in range(0, len(members), size):
+      chosen = members[start : start + size]
+      filled = chosen + chosen[-1:] * (size - len(chosen))
+      batch = np.stack([np.asarray(images[i], np.float32) for i in filled])
+      # A TPU would round float32 operands to bfloat16 by default.
+      with jax.default_matmul_precision("highest"):
+        restored = jax.device_get(
+          _apply(model, variables, jax.device_put(batch))
+        )
+      results.update(zip(chosen, restored, strict=False))
+      if on_image is not None:
+        on_image(len(chosen))
+  return [results[i] for i in range(len(images))]
