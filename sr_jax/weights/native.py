@@ -33,7 +33,8 @@ def save(
   The file appears whole or not at all: it is written beside and renamed.
 
   Args:
-    path: By custom `*.safetensors`; local, or anything epath knows (gs://).
+    path: `NAME.safetensors`, local or anything epath knows (gs://); folders are
+      made.
     model: The network, one of `sr_jax.models.MODELS`.
     variables: Its variables.
     config: How it was trained, as JSON can hold it.
@@ -65,6 +66,7 @@ def save(
     ) from error
   # safetensors stores the buffer as it lies in memory.
   tensors = {key: value.copy(order="C") for key, value in flat.items()}
+  path.parent.mkdir(parents=True, exist_ok=True)
   beside = path.parent / f".{path.name}.{os.getpid()}.tmp"
   try:
     beside.write_bytes(safetensors.numpy.save(tensors, metadata))

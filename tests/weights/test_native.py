@@ -32,7 +32,7 @@ def _metadata(path):
 
 
 def test_what_is_saved_is_loaded(tmp_path, variables):
-  path = tmp_path / "net.safetensors"
+  path = tmp_path / "new" / "net.safetensors"
   config = {"steps": 3, "rates": [1e-3, 1e-4]}
   figures = {"Set5": {"psnr": 36.5}}
   save(path, SMALL, variables, config=config, figures=figures)
@@ -46,7 +46,7 @@ def test_what_is_saved_is_loaded(tmp_path, variables):
   record = native.read_record(path)
   assert record["model"] == "fsrcnn"
   assert (record["config"], record["figures"]) == (config, figures)
-  assert [p.name for p in tmp_path.iterdir()] == ["net.safetensors"]
+  assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
 def test_other_programs_can_read_it(file, variables):
