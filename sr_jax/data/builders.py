@@ -47,12 +47,11 @@ class SubImagesConfig(tfds.core.BuilderConfig):
   scale: int | None
 
 
-class SubImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-  """Sub-images of a set or folder: `hr`, `lr` where paired, and `name`.
-
-  `info.metadata["records"]` has `[name, tile]` of each record, the tile as
-  `dataclasses.astuple` gives it.
-  """
+class SubImages(
+  tfds.core.GeneratorBasedBuilder,
+  skip_registration=True,  # pyright: ignore[reportGeneralTypeIssues, reportCallIssue]
+):
+  """Sub-images of a set or folder: `hr`, `lr` where paired, and `name`."""
 
   VERSION = tfds.core.Version(_VERSION)
   builder_config: SubImagesConfig
@@ -75,6 +74,15 @@ class SubImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       metadata=tfds.core.MetadataDict(),
     )
 
+  @property
+  def records(self) -> list[tuple[str, transforms.Tile]]:
+    """File, and place in it, of each record in order."""
+    stored = (self.info.metadata or {})["records"]
+    return [
+      (name, transforms.Tile(*place, edges=tuple(edges)))
+      for name, *place, edges in stored
+    ]
+
   def _split_generators(self, dl_manager):
     del dl_manager
     return {self.builder_config.source.split: self._generate_examples()}
@@ -93,7 +101,9 @@ class SubImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       for name, tile, example in _examples(config, i):
         yield len(records), example
         records.append([name, *dataclasses.astuple(tile)])
-    self.info.metadata["records"] = records
+    metadata = self.info.metadata
+    if metadata is not None:  # it never is: _info made it
+      metadata["records"] = records
 
 
 def prepare(
