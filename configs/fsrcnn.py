@@ -10,7 +10,7 @@ Variants, after a colon and separated by commas:
   from=RUN     only the deconvolution moves, all else comes from RUN (the
                workdir or weight file of x3): the paper's way to x2 and x4.
   small        FSRCNN-s.
-  adam         Adam at 2e-3 with cosine decay, and larger crops: within an hour
+  adam         Adam at 1e-3 with cosine decay, and larger crops: within an hour
                of CPU what the paper's SGD takes days for.
   smoke        a few steps on the quickstart's photographs.
 
@@ -67,7 +67,7 @@ def get_config(argument: str = "") -> ConfigDict:
     config.schedule = ConfigDict(
       {
         "name": "cosine_restarts",
-        "learning_rate": 2e-3,
+        "learning_rate": 1e-3,
         "periods": (config.steps,),
         "eta_min": 1e-6,
       }
