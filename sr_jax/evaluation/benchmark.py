@@ -4,10 +4,11 @@
 resolution, and what bicubic interpolation scores. `evaluate` does the rest,
 and may be called again and again as a training run changes the weights.
 
-Networks of one channel are measured as the classical papers did: on Y,
-rounded to 8 bits before anything else (MATLAB's rgb2ycbcr of an 8-bit image),
-the low-resolution Y not rounded. Networks of three channels as BasicSR and MMagic
-do: 8-bit RGB in and out, compared on RGB, and on Y besides.
+Networks of one channel are measured as the classical papers did: on Y, which
+is rounded to 8 bits before anything else, as MATLAB's rgb2ycbcr does with an
+8-bit image; the low-resolution Y is not rounded. Networks of three channels
+are measured as BasicSR and MMagic do: 8-bit RGB in and out, compared on RGB,
+and on Y besides.
 """
 
 import dataclasses

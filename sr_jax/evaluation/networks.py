@@ -87,8 +87,12 @@ def load_network(spec: str, *, scale: int | None = None) -> Network:
 
 
 def label(spec: str) -> str:
-  """The last two parts of a path: enough to tell, short enough to print."""
-  return "/".join(spec.rstrip("/").split("/")[-2:])
+  """The last two parts of a path: enough to tell, short enough to print.
+
+  Those that are filled in differ from row to row, and tell nothing more.
+  """
+  parts = [part for part in spec.split("/") if part and _SCALE not in part]
+  return "/".join(parts[-2:])
 
 
 def _find(spec: str) -> epath.Path:

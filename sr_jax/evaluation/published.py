@@ -101,17 +101,18 @@ def match(
         "config, or add it to sr_jax/evaluation/published.toml"
       )
     return entries[key]
-  if name == "srcnn" and arguments["in_channels"] == 1:
+  if name == "bicubic":
+    return entries[name]
+  if arguments.get("in_channels") != 1:
+    return None
+  if name == "srcnn":
     kernels = "-".join(str(size) for size in arguments["kernel_sizes"])
     for entry in entries.values():
       folder = entry.key.removeprefix("srcnn_")
       if folder.startswith(kernels) and folder in path:
         return entry
-    return None
-  if name == "fsrcnn" and arguments["in_channels"] == 1:
+  if name == "fsrcnn":
     size = ("num_features", "shrink_features", "num_blocks")
-    return {
-      (56, 12, 4): entries["fsrcnn"],
-      (32, 5, 1): entries["fsrcnn_s"],
-    }.get(tuple(arguments[part] for part in size))
-  return entries.get(name)
+    known = {(56, 12, 4): "fsrcnn", (32, 5, 1): "fsrcnn_s"}
+    return entries.get(known.get(tuple(arguments[part] for part in size), ""))
+  return None

@@ -2,7 +2,6 @@
 
 import dataclasses
 import datetime
-import importlib.metadata
 import json
 import logging
 import os
@@ -16,9 +15,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from sr_jax.data.sources import data_root
-from sr_jax.evaluation import networks, report, tables
+from sr_jax.evaluation import report, tables
 from sr_jax.evaluation.benchmark import PreparedBenchmark, evaluate, prepare
-from sr_jax.evaluation.networks import INTERPOLATIONS, Network
+from sr_jax.evaluation.networks import INTERPOLATIONS, Network, load_network
 from sr_jax.evaluation.published import Published, families
 
 #: What a user can put right; anything else keeps its traceback.
@@ -27,11 +26,11 @@ USER_ERRORS = (ValueError, FileNotFoundError)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Job:
-  """One network at one scale, and the sets it is to be measured on."""
+  """One network at one scale on one set: a row, or why there is none."""
 
   label: str
+  dataset: str
   scale: int
-  datasets: Sequence[str]
   network: Network | None = None
   published: Published | None = None
   problem: str = ""
@@ -52,7 +51,7 @@ def run(
   """Evaluates, prints, writes.
 
   Args:
-    weights: Files, workdirs or interpolations; see `networks.load_network`.
+    weights: Files, workdirs or interpolations; see `load_network`.
     benchmarks: Names of sets or folders. By default Set5, or with `table`
       every set that has a published figure.
     scales: By default the weights' own, or every published one.
@@ -67,6 +66,7 @@ def run(
     The exit code: 0, 1 where some rows could not be computed, 2 where nothing
     could.
   """
+  _set_up_jax()
   console = Console(stderr=True, highlight=False)
   try:
     wanted = [_scale(scale) for scale in scales]
@@ -137,21 +137,22 @@ def _scale(text: str | int) -> int:
 def _weight_jobs(
   weights: Sequence[str], scales: Sequence[int], benchmarks: Sequence[str]
 ) -> list[_Job]:
-  """Every entry of --weights at every scale, loaded."""
+  """Every entry of --weights on every set, at every scale."""
   jobs = []
   for spec in weights:
     own = (2, 3, 4) if spec in INTERPOLATIONS else (None,)
-    for scale in scales or own:
-      network = networks.load_network(spec, scale=scale)
-      jobs.append(
-        _Job(
-          label=network.label,
-          scale=network.model.scale,
-          datasets=benchmarks,
-          network=network,
-          published=network.published,
-        )
+    loaded = [load_network(spec, scale=scale) for scale in scales or own]
+    jobs += [
+      _Job(
+        label=network.label,
+        dataset=dataset,
+        scale=network.model.scale,
+        network=network,
+        published=network.published,
       )
+      for dataset in benchmarks
+      for network in loaded
+    ]
   return jobs
 
 
@@ -169,38 +170,29 @@ def _table_jobs(
     if name not in known:
       raise ValueError(f"--table: '{name}' is not one of {sorted(known)}")
     for entry in known[name]:
-      spec = entry.weights or ""
-      if spec not in INTERPOLATIONS:
-        spec = str(data_root(data_dir) / spec)
-      for scale in sorted({scale for _, scale in entry.figures}):
-        datasets = [
-          dataset
-          for dataset, figure_scale in entry.figures
-          if figure_scale == scale and dataset in (chosen or {dataset})
-        ]
-        if not datasets or (scales and scale not in scales):
-          continue
-        network, problem = None, ""
-        try:
-          network = networks.load_network(spec, scale=scale)
-        except USER_ERRORS as error:
-          problem = str(error)
-        jobs.append(
-          _Job(
-            label=entry.title,
-            scale=scale,
-            datasets=datasets,
-            network=network,
-            published=entry,
-            problem=problem,
+      for dataset, scale in entry.figures:
+        if dataset in (chosen or {dataset}) and scale in (scales or {scale}):
+          job = _Job(
+            label=entry.title, dataset=dataset, scale=scale, published=entry
           )
-        )
+          jobs.append(_load(job, entry.weights or "", data_dir))
   if not jobs:
     raise ValueError(
       f"--table: nothing was published of {list(names)} for the --benchmarks "
       "and --scales given; leave them out to see what was"
     )
   return jobs
+
+
+def _load(job: _Job, spec: str, data_dir: str | None) -> _Job:
+  """The job with its network, or with what is missing."""
+  if spec not in INTERPOLATIONS:
+    spec = str(data_root(data_dir) / spec)
+  try:
+    network = load_network(spec, scale=job.scale)
+  except USER_ERRORS as error:
+    return dataclasses.replace(job, problem=str(error))
+  return dataclasses.replace(job, network=network)
 
 
 def _evaluate(
@@ -212,9 +204,6 @@ def _evaluate(
   console: Console,
 ) -> list[tables.Row]:
   """The rows of the table, in the order of the jobs."""
-  _use_compilation_cache()
-  # It tells of every backend that is not there.
-  logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
   rows = []
   prepared: dict[tuple[str, int, int], PreparedBenchmark] = {}
   columns = (
@@ -232,69 +221,64 @@ def _evaluate(
       progress.advance(task, count)
 
     for job in jobs:
-      for dataset in job.datasets:
-        row = tables.Row(
-          label=job.label,
-          dataset=dataset,
-          scale=job.scale,
-          published=job.published,
-          problem=job.problem,
-        )
-        if job.network is None:
-          rows.append(row)
-          continue
-        title = f"{job.label}, {dataset} x{job.scale}"
-        key = (dataset, job.scale, job.network.channels)
-        if key not in prepared:
-          progress.reset(task, description=f"{title}: preparing", total=None)
-          try:
-            prepared[key] = prepare(
-              dataset,
-              scale=job.scale,
-              channels=job.network.channels,
-              data_dir=data_dir,
-              ssim_flavour=ssim_flavour,
-              on_image=advance,
-            )
-          except USER_ERRORS as error:
-            rows.append(dataclasses.replace(row, problem=str(error)))
-            continue
-        benchmark = prepared[key]
-        progress.reset(task, description=title, total=len(benchmark.names))
-        result = evaluate(
-          job.network.model,
-          job.network.variables,
-          benchmark,
-          keep_outputs=keep_outputs,
-          on_image=advance,
-        )
-        row = dataclasses.replace(
-          row,
-          dataset=benchmark.dataset,
-          images=benchmark.images,
-          result=result,
-        )
+      row = tables.Row(
+        label=job.label,
+        dataset=job.dataset,
+        scale=job.scale,
+        published=job.published,
+        problem=job.problem,
+      )
+      if job.network is None:
         rows.append(row)
-        if result.on_luma is not None:
-          rows.append(dataclasses.replace(row, result=result.on_luma))
+        continue
+      title = f"{job.label}, {job.dataset} x{job.scale}"
+      key = (job.dataset, job.scale, job.network.channels)
+      if key not in prepared:
+        progress.reset(task, description=f"{title}: preparing", total=None)
+        try:
+          prepared[key] = prepare(
+            job.dataset,
+            scale=job.scale,
+            channels=job.network.channels,
+            data_dir=data_dir,
+            ssim_flavour=ssim_flavour,
+            on_image=advance,
+          )
+        except USER_ERRORS as error:
+          rows.append(dataclasses.replace(row, problem=str(error)))
+          continue
+      benchmark = prepared[key]
+      progress.reset(task, description=title, total=len(benchmark.names))
+      result = evaluate(
+        job.network.model,
+        job.network.variables,
+        benchmark,
+        keep_outputs=keep_outputs,
+        on_image=advance,
+      )
+      row = dataclasses.replace(
+        row, dataset=benchmark.dataset, images=benchmark.images, result=result
+      )
+      rows.append(row)
+      if result.on_luma is not None:
+        rows.append(dataclasses.replace(row, result=result.on_luma))
   return rows
 
 
-def _use_compilation_cache() -> None:
-  """Keeps compiled programs between runs: sets have a dozen shapes each."""
+def _set_up_jax() -> None:
+  """Keeps compiled programs between runs: a set has a dozen shapes."""
   if getattr(jax.config, "jax_compilation_cache_dir", None) is None:
     home = epath.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
     cache = home.expanduser() / "sr_jax" / "eval"
     jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+  # It tells of every backend that is not there.
+  logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
 
 
 def _subtitle() -> str:
-  device = jax.devices()[0]
-  return (
-    f"sr_jax {importlib.metadata.version('sr_jax')}, jax {jax.__version__}, "
-    f"{device.device_kind}, {datetime.date.today()}"
-  )
+  device = jax.devices()[0].device_kind
+  return f"sr_jax on {device}, jax {jax.__version__}, {datetime.date.today()}"
 
 
 def _check_folder(path: str) -> None:

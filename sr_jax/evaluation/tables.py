@@ -145,15 +145,13 @@ def print_details(rows: Sequence[Row], console: Console) -> None:
     if row.result is None:
       continue
     protocol = row.result.protocol
-    table = Table(
-      box=box.SIMPLE_HEAD,
-      pad_edge=False,
-      title=escape(
-        f"{row.label}, {protocol.dataset} x{protocol.scale} on "
-        f"{protocol.colour} ({row.result.seconds:.1f} s in the network)"
-      ),
-      title_justify="left",
+    console.print(
+      f"{row.label}, {protocol.dataset} x{protocol.scale} on "
+      f"{protocol.colour}, {row.result.seconds:.1f} s in the network",
+      markup=False,
+      highlight=False,
     )
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("image")
     for heading in ("PSNR", "SSIM", "bicubic", "SSIM", "gain"):
       table.add_column(heading, justify="right")
