@@ -21,8 +21,9 @@ from sr_jax.ops.pixel_shuffle import pixel_shuffle
 Padding = int | Sequence[Sequence[int]]
 _Pads = tuple[tuple[int, int], tuple[int, int]]
 
-# Up to so many input channels pairs of columns are folded into channels.
-_THIN = 16
+# Where folding pairs of columns into channels is the faster: up to so many
+# channels in, and fewer than so many out (there the vector units are full).
+_FOLD_IN, _FOLD_OUT = 16, 64
 
 
 def conv2d(
@@ -135,7 +136,8 @@ def conv_transpose2d(
     rows = -(-(cut + out) // stride)
     low = n - 1 - first
     edges.append((low, rows - size - low + n - 1))
-  y = pixel_shuffle(_unit_conv(x, phases, tuple(edges)), stride)
+  pads = (edges[0], edges[1])
+  y = jnp.asarray(pixel_shuffle(_unit_conv(x, phases, pads), stride))
   return y[:, cut : cut + out_sizes[0], cut : cut + out_sizes[1]]
 
 
@@ -147,25 +149,37 @@ def _lax_conv(
   )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _unit_conv(x: Array, kernel: Array, pads: _Pads) -> Array:
   """Convolution of stride 1; negative padding crops."""
+  if jax.sharding.get_abstract_mesh().manual_axes:
+    # Inside shard_map a gradient made by hand is not summed over devices. It is
+    # where x and kernel first come to vary over the same axes of the mesh.
+    x, kernel = x + _no_terms(kernel), kernel + _no_terms(x)
+  return _hand_differentiated(x, kernel, pads)
+
+
+def _no_terms(x: Array) -> Array:
+  """Zero that differs between devices, to JAX's knowledge, where x does."""
+  return lax.stop_gradient(x[:0]).sum()
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _hand_differentiated(x: Array, kernel: Array, pads: _Pads) -> Array:
   return _forward(x, kernel, pads)
 
 
 def _unit_conv_fwd(x, kernel, pads):
-  return _unit_conv(x, kernel, pads), (x, kernel)
+  return _hand_differentiated(x, kernel, pads), (x, kernel)
 
 
 def _unit_conv_bwd(pads, residuals, g):
-  # Both gradients are themselves differentiable, for gradient penalties.
   x, kernel = residuals
   turned = kernel[::-1, ::-1].transpose(0, 1, 3, 2)
   x_gradient = _unit_conv(g, turned, _transposed(pads, kernel.shape))
-  return x_gradient, _kernel_gradient(x, g, pads, kernel.shape[:2])
+  return x_gradient, _kernel_gradient(x, kernel, g, pads)
 
 
-_unit_conv.defvjp(_unit_conv_fwd, _unit_conv_bwd)
+_hand_differentiated.defvjp(_unit_conv_fwd, _unit_conv_bwd)
 
 
 def _transposed(pads: _Pads, taps: Sequence[int]) -> _Pads:
@@ -185,15 +199,14 @@ def _forward(x: Array, kernel: Array, pads: _Pads) -> Array:
   )
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3), inline=True)
-def _kernel_gradient(
-  x: Array, g: Array, pads: _Pads, taps: tuple[int, int]
-) -> Array:
+@functools.partial(jax.jit, static_argnums=3, inline=True)
+def _kernel_gradient(x: Array, kernel: Array, g: Array, pads: _Pads) -> Array:
   return lax.platform_dependent(
     x,
+    kernel,
     g,
-    cpu=functools.partial(_kernel_gradient_cpu, pads=pads, taps=taps),
-    default=functools.partial(_kernel_gradient_lax, pads=pads, taps=taps),
+    cpu=functools.partial(_kernel_gradient_cpu, pads=pads),
+    default=functools.partial(_kernel_gradient_lax, pads=pads),
   )
 
 
@@ -202,7 +215,7 @@ def _conv_cpu(x: Array, kernel: Array, pads: _Pads) -> Array:
   if (kh, kw) == (1, 1) and not any(map(any, pads)):
     return lax.dot_general(x, kernel[0, 0], (((3,), (0,)), ((), ())))
   width = x.shape[2] + sum(pads[1]) - kw + 1
-  if cin > _THIN or kw == 1 or width < 2:
+  if cin > _FOLD_IN or cout >= _FOLD_OUT or kw == 1 or width < 2:
     return _lax_conv(x, kernel, pads)
   # Two columns of the output at a time, as a kernel one tap wider with twice
   # the output channels: a quarter or less of the taps are zeros, and the
@@ -220,22 +233,19 @@ def _conv_cpu(x: Array, kernel: Array, pads: _Pads) -> Array:
 
 
 def _kernel_gradient_lax(
-  x: Array, g: Array, pads: _Pads, taps: tuple[int, int]
+  x: Array, kernel: Array, g: Array, pads: _Pads
 ) -> Array:
-  kernel = jax.ShapeDtypeStruct((*taps, x.shape[-1], g.shape[-1]), x.dtype)
-  (gradient,) = jax.linear_transpose(
-    lambda kernel: _lax_conv(x, kernel, pads), kernel
-  )(g)
-  return gradient
+  _, pull = jax.vjp(lambda kernel: _lax_conv(x, kernel, pads), kernel)
+  return pull(g)[0]
 
 
 def _kernel_gradient_cpu(
-  x: Array, g: Array, pads: _Pads, taps: tuple[int, int]
+  x: Array, kernel: Array, g: Array, pads: _Pads
 ) -> Array:
   """One matrix product of the wider operand and patches of the thinner."""
-  cin, cout = x.shape[-1], g.shape[-1]
-  if taps != (1, 1) and 2 * min(cin, cout) >= max(cin, cout):
-    return _kernel_gradient_lax(x, g, pads, taps)
+  *taps, cin, cout = kernel.shape
+  if taps != [1, 1] and 2 * min(cin, cout) >= max(cin, cout):
+    return _kernel_gradient_lax(x, kernel, g, pads)
   if cin <= cout:
     return _patch_products(x, g, pads, taps)
   turned = _patch_products(g, x, _transposed(pads, taps), taps)
@@ -243,7 +253,7 @@ def _kernel_gradient_cpu(
 
 
 def _patch_products(
-  x: Array, g: Array, pads: _Pads, taps: tuple[int, int]
+  x: Array, g: Array, pads: _Pads, taps: Sequence[int]
 ) -> Array:
   """`sum_p x[p + tap, i] * g[p, o]`, as `[kh, kw, i, o]`.
 
@@ -277,9 +287,10 @@ def _patch_products(
   patches = lax.optimization_barrier(patches)
   g = jnp.pad(g, ((0, 0), (0, 0), (0, groups * fold - width), (0, 0)))
   g = g.reshape(batch, rows, groups, fold * cout)
-  products = lax.dot_general(patches, g, (((0, 1, 2),) * 2, ((), ())))
+  products = jnp.einsum("bhwi,bhwo->io", patches, g)
   products = products.reshape(kh, pieces * fold, cin, fold, cout)
-  return sum(products[:, j : j + kw, :, j] for j in range(fold))
+  kernel = products[:, :kw, :, 0]
+  return kernel if fold == 1 else kernel + products[:, 1 : kw + 1, :, 1]
 
 
 def _check_operands(x: Array, kernel: Array, stride: int) -> None:

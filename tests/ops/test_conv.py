@@ -113,6 +113,7 @@ def test_conv_transpose2d_equals_scatter(taps, stride, padding, output_padding):
     ((3, 1, 2, 6), ((2, 1), (0, 0))),
     ((1, 1, 6, 2), ((0, 0), (0, 0))),
     ((1, 1, 2, 5), ((1, 0), (0, 2))),
+    ((3, 3, 2, 64), ((1, 1), (1, 1))),
   ],
 )
 def test_conv2d_gradients_equal_definition(kernel_shape, pads):
@@ -134,7 +135,7 @@ def test_conv2d_gradients_equal_definition(kernel_shape, pads):
   y, pull = jax.vjp(lambda x, k: conv2d(x, k, padding=pads), x, kernel)
   got_x, got_kernel = pull(g)
   np.testing.assert_allclose(y, want, atol=2e-6)
-  np.testing.assert_allclose(got_x, want_x, atol=2e-6)
+  np.testing.assert_allclose(got_x, want_x, atol=1e-5)
   np.testing.assert_allclose(got_kernel, want_kernel, atol=2e-5)
 
 
@@ -196,15 +197,37 @@ def test_vmap_and_sharded_batches_give_the_same(two_layers):
   )
   spec = jax.sharding.PartitionSpec("data")
   sharded = jax.device_put(x, jax.sharding.NamedSharding(mesh, spec))
-  loss, _ = jax.jit(value_and_grad, static_argnums=2)(kernels, sharded, conv2d)
-  np.testing.assert_allclose(loss, want, rtol=1e-5)
+  got, _ = jax.jit(value_and_grad, static_argnums=2)(kernels, sharded, conv2d)
+  np.testing.assert_allclose(got, want, rtol=1e-5)
+
+  # By hand: kernels are the same on every device and x is not, so that their
+  # gradient has to be summed over the devices.
+  def loss(kernels, x):
+    return jax.lax.psum(_two_layers(kernels, x, conv2d), "data")
+
   per_device = jax.shard_map(
-    lambda x: _two_layers(kernels, x, conv2d)[None],
+    jax.value_and_grad(loss),
     mesh=mesh,
-    in_specs=spec,
-    out_specs=spec,
+    in_specs=(jax.sharding.PartitionSpec(), spec),
+    out_specs=jax.sharding.PartitionSpec(),
   )
-  np.testing.assert_allclose(per_device(x).sum(), want, rtol=1e-5)
+  loss, gradients = jax.jit(per_device)(kernels, x)
+  np.testing.assert_allclose(loss, want, rtol=1e-5)
+  for got, expected in zip(gradients, want_gradient, strict=True):
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_bfloat16_stays_bfloat16(two_layers):
+  (kernel, _), x = two_layers
+
+  def total(kernel, x):
+    return conv2d(x, kernel, padding=1).astype(jnp.float32).sum()
+
+  want = jax.grad(total)(kernel, x)
+  low = kernel.astype(jnp.bfloat16), x.astype(jnp.bfloat16)
+  got = jax.grad(total)(*low)
+  assert got.dtype == conv2d(low[1], low[0]).dtype == jnp.bfloat16
+  np.testing.assert_allclose(np.float32(got), want, rtol=0.02, atol=0.05)
 
 
 def test_lowering_for_a_tpu_holds_plain_convolutions(two_layers):
