@@ -179,17 +179,19 @@ def make_loader(
   )
   small = reader.num_bytes < CACHE_BYTES and num_workers == 0
   reader.keep = small if cache == "auto" else bool(cache)
-  # Decoding runs without the interpreter's lock, cutting does not.
-  threads = 1 if reader.keep else 2
+  # Reading runs without the interpreter's lock, cutting does not: a second
+  # thread helps where records are read, and workers are that already.
+  threads = 1 if reader.keep or num_workers else 2
+  ahead = max(4 // crops_per_image**2, 1)  # chunks, so about 4 batches
   stream = grain.MapDataset.source(reader).to_iter_dataset(
-    grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * threads)
+    grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * ahead)
   )
   if num_workers:
     if not flags.FLAGS.is_parsed():
       flags.FLAGS.mark_as_parsed()  # grain hands absl's flags to its workers
     stream = stream.mp_prefetch(
       grain.MultiprocessingOptions(
-        num_workers=num_workers, per_worker_buffer_size=4
+        num_workers=num_workers, per_worker_buffer_size=ahead
       )
     )
   if crops_per_image > 1:
