@@ -15,6 +15,7 @@ _WORKDIR = flags.DEFINE_string(
 
 
 def main(argv: list[str]) -> None:
+  """Parses the flags, and hands over."""
   if len(argv) > 1:
     raise app.UsageError(f"not a flag: {argv[1:]}")
   if _CONFIG.value is None:

@@ -1,6 +1,7 @@
 """What every recipe begins from. A recipe sets fields; it inherits nothing."""
 
 import difflib
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -51,7 +52,7 @@ def scale_of(words: set[str], default: int) -> int:
   return scales[0] if scales else default
 
 
-def base() -> ConfigDict:
+def base() -> Any:
   """All fields there are, with the values that suit most recipes."""
   return ConfigDict(
     {
@@ -112,7 +113,7 @@ def base() -> ConfigDict:
   )
 
 
-def smoke(config: ConfigDict) -> ConfigDict:
+def smoke(config: Any) -> Any:
   """The same recipe in seconds, on the photographs that are always there.
 
   What a test runs: every part of the real run, none of its size.

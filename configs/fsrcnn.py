@@ -22,8 +22,9 @@ Source:   the paper, sec. 4.1 (SGD, 1e-3, deconvolution at a tenth; Caffe's
           Euclidean loss, half the sum over a crop; 19-fold augmentation).
 """
 
-from configs import common
 from ml_collections import ConfigDict
+
+from configs import common
 
 # Side of a low-resolution crop, by scale: sec. 4.1.
 _PAPER_CROPS = {2: 10, 3: 7, 4: 6}

@@ -8,8 +8,9 @@ Cost:     under 3 minutes on 2 CPU cores.
 Source:   FSRCNN-s of Dong et al. 2016 (d=32, s=5, m=1), trained with Adam.
 """
 
-from configs import common
 from ml_collections import ConfigDict
+
+from configs import common
 
 
 def get_config(argument: str = "") -> ConfigDict:

@@ -21,8 +21,9 @@ Source:   sec. 4.1 of the paper (33x33 crops, MSE as Caffe has it, momentum
           `srcnn_x4k915_1xb16-1000k_div2k`.
 """
 
-from configs import common
 from ml_collections import ConfigDict
+
+from configs import common
 
 _KERNELS = {"915": (9, 1, 5), "935": (9, 3, 5), "955": (9, 5, 5)}
 

@@ -1,12 +1,14 @@
 """The mesh, and how batches and states lie on it."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from sr_jax.types import Batch
 
 #: Batch over chips; parameters and optimizer state over chips; image rows.
 AXES = ("data", "fsdp", "space")
@@ -17,7 +19,7 @@ def make_mesh(
   data: int = -1,
   fsdp: int = 1,
   space: int = 1,
-  devices: Sequence[jax.Device] | None = None,
+  devices: Sequence[Any] | None = None,
 ) -> Mesh:
   """The mesh of a run.
 
@@ -90,11 +92,11 @@ def check_batch(mesh: Mesh, shape: Sequence[int]) -> None:
     )
 
 
-def global_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict:
+def global_batch(mesh: Mesh, batch: Batch) -> Batch:
   """One global array an entry, from each host's part of the batch."""
   return {
     key: jax.make_array_from_process_local_data(
-      batch_sharding(mesh, value.ndim), value
+      batch_sharding(mesh, value.ndim), np.asarray(value)
     )
     for key, value in batch.items()
   }

@@ -15,3 +15,6 @@ Batch: TypeAlias = dict[str, AnyArray]
 
 #: linen variables: `{"params": ..., "batch_stats": ...}`.
 Variables: TypeAlias = Mapping[str, Any]
+
+#: A ConfigDict; its fields are made at run time, so no checker knows them.
+Config: TypeAlias = Any

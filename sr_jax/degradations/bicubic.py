@@ -60,7 +60,7 @@ def bicubic(
       f"hr ({height}, {width}) leaves nothing inside a margin of {margin} "
       f"low-resolution pixels at scale {scale}; cut a larger crop"
     )
-  lr = drop_margin(imresize(hr, 1 / scale), margin)
+  lr = drop_margin(jnp.asarray(imresize(hr, 1 / scale)), margin)
   if quantize:
     # Half a level rounds up, as MATLAB's uint8() does; jnp.round would not.
     lr = jnp.floor(jnp.clip(lr, 0.0, 1.0) * 255.0 + 0.5) / 255.0

@@ -1,6 +1,7 @@
 """Interpolation as a network without parameters."""
 
 import flax.linen as nn
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from sr_jax.models.layers import check_lr
@@ -21,4 +22,4 @@ class Interpolate(nn.Module):
   @nn.compact
   def __call__(self, lr: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
     check_lr(self, lr, channels=None)
-    return imresize(lr, self.scale, method=self.method)
+    return jnp.asarray(imresize(lr, self.scale, method=self.method))

@@ -58,7 +58,9 @@ class SRCNN(nn.Module):
       raise ValueError(
         f"upsampler '{self.upsampler}' is not one of {sorted(_UPSAMPLERS)}"
       )
-    x = _UPSAMPLERS[self.upsampler](lr.astype(jnp.float32), self.scale)
+    x = jnp.asarray(
+      _UPSAMPLERS[self.upsampler](lr.astype(jnp.float32), self.scale)
+    )
     widths = (*self.features, self.out_channels)
     for i, (width, size) in enumerate(
       zip(widths, self.kernel_sizes, strict=True), start=1

@@ -7,17 +7,16 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from ml_collections import ConfigDict
 
 from sr_jax import degradations, losses, models
 from sr_jax.training.optimizers import make_optimizer
 from sr_jax.training.schedules import SCHEDULES, Schedule, warm_up
 from sr_jax.training.state import NetState, TrainState
 from sr_jax.training.steps import Step, make_prepare, make_step
+from sr_jax.types import Config
 
 LOSSES: dict[str, Callable[..., jax.Array]] = {
   "charbonnier": losses.charbonnier,
@@ -40,7 +39,7 @@ class Experiment:
     margin: Low-resolution pixels of context that a crop of `hr` carries.
   """
 
-  model: nn.Module
+  model: Any
   scale: int
   channels: int
   schedule: Schedule
@@ -109,7 +108,7 @@ def _named(
   return _bind(table[name], section, arguments, later=later)
 
 
-def _positive(config: ConfigDict, *names: str) -> None:
+def _positive(config: Config, *names: str) -> None:
   for name in names:
     value: Any = config
     for part in name.split("."):
@@ -118,7 +117,7 @@ def _positive(config: ConfigDict, *names: str) -> None:
       raise ValueError(f"config.{name} is {value}; it must be at least 1")
 
 
-def build(config: ConfigDict) -> Experiment:
+def build(config: Config) -> Experiment:
   """Builds the parts and refuses what cannot run, before any compile.
 
   Raises:
@@ -187,7 +186,7 @@ def build(config: ConfigDict) -> Experiment:
   )
 
 
-def _lr(config: ConfigDict, model: nn.Module) -> jax.ShapeDtypeStruct:
+def _lr(config: Config, model: Any) -> jax.ShapeDtypeStruct:
   """Shape of one low-resolution crop of the recipe."""
   scale, channels = getattr(model, "scale", 1), getattr(model, "in_channels", 3)
   if config.data.patch_size % scale:

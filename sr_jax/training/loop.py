@@ -9,7 +9,6 @@ import jax
 import numpy as np
 from absl import logging
 from etils import epath
-from ml_collections import ConfigDict
 
 from sr_jax import data, sharding, weights
 from sr_jax.evaluation import benchmark, networks, pictures
@@ -17,7 +16,7 @@ from sr_jax.training import experiment as experiments
 from sr_jax.training.checkpoints import Checkpoints, abstract
 from sr_jax.training.state import TrainState
 from sr_jax.training.writers import Writers
-
+from sr_jax.types import Config
 
 #: Side of the sample pictures, in pixels of ground truth.
 _SAMPLE_SIDE = 192
@@ -27,7 +26,7 @@ class NonFiniteError(RuntimeError):
   """The loss was not finite for too many steps on end."""
 
 
-def train(config: ConfigDict, workdir: epath.PathLike) -> dict[str, float]:
+def train(config: Config, workdir: epath.PathLike) -> dict[str, float]:
   """Trains to `config.steps`, from the newest checkpoint where there is one.
 
   Args:
@@ -52,7 +51,7 @@ def train(config: ConfigDict, workdir: epath.PathLike) -> dict[str, float]:
 class _Run:
   """One process's part of one run."""
 
-  def __init__(self, config: ConfigDict, workdir: epath.Path):
+  def __init__(self, config: Config, workdir: epath.Path):
     self.config, self.workdir = config, workdir
     self.main = jax.process_index() == 0
     parts = experiments.build(config)
@@ -92,7 +91,7 @@ class _Run:
       keep_last=config.keep_last,
       keep_best=config.keep_best,
     )
-    self.best = float("-inf")
+    self.best: float | None = None
     self.state = self._begin()
     self.writers = Writers(
       self.workdir,
@@ -121,7 +120,7 @@ class _Run:
     if self.checkpoints.latest is not None:
       state, place = self.checkpoints.restore(abstract(shapes, self.shardings))
       self.loader.set_state(place["loader"])
-      self.best = place["best"] if place["best"] is not None else self.best
+      self.best = place["best"]
       return state
     init = jax.jit(self.parts.init_state, out_shardings=self.shardings)
     state = init(key)
@@ -305,14 +304,11 @@ class _Run:
     """State and place in the data, and the weights that eval.py reads."""
     first = next(iter(self.benchmarks), None)
     psnr = results.get(f"{first}/psnr")
-    best = psnr is not None and psnr > self.best
+    best = psnr is not None and (self.best is None or psnr > self.best)
     self.best = psnr if best else self.best
     self.checkpoints.save(
       self.state,
-      {
-        "loader": self.loader.get_state(),
-        "best": self.best if np.isfinite(self.best) else None,
-      },
+      {"loader": self.loader.get_state(), "best": self.best},
       metrics={"psnr": psnr} if psnr is not None else None,
     )
     if not self.main:

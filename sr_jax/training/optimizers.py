@@ -31,9 +31,7 @@ def _freeze(
   def init(params: Any) -> _FrozenState:
     return _FrozenState(jnp.zeros((), jnp.int32), inner.init(params))
 
-  def update(
-    updates: Any, state: _FrozenState, params: Any = None
-  ) -> tuple[Any, _FrozenState]:
+  def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
     frozen = state.step >= start
     if stop is not None:
       frozen &= state.step < stop
@@ -125,9 +123,10 @@ def make_optimizer(
 
   groups = {}
   for i, (_, factor) in enumerate([("", 1.0), *multipliers], start=-1):
-    for j, (_, *window) in enumerate([("", 0, 0), *freeze], start=-1):
-      group = optax.chain(rule, optax.scale(factor))
-      groups[f"{i},{j}"] = group if j < 0 else _freeze(group, *window)
+    group = optax.chain(rule, optax.scale(factor))
+    groups[f"{i},-1"] = group
+    for j, (_, start, stop) in enumerate(freeze):
+      groups[f"{i},{j}"] = _freeze(group, start, stop)
   chain = [
     optax.partition(groups, labels) if len(groups) > 1 else rule,
     optax.scale_by_learning_rate(schedule),

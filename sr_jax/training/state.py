@@ -54,8 +54,16 @@ class NetState(flax.struct.PyTreeNode):
 
 
 class TrainState(flax.struct.PyTreeNode):
-  """The whole run. No discriminator means plain regression."""
+  """The whole run.
 
-  step: jax.Array
-  generator: NetState
-  discriminator: NetState | None = None
+  The fields are trees, of arrays or of their shapes or shardings.
+
+  Attributes:
+    step: int32, updates made or skipped.
+    generator: A `NetState`.
+    discriminator: Another; None means plain regression.
+  """
+
+  step: Any
+  generator: Any
+  discriminator: Any = None

@@ -6,7 +6,6 @@ The loop jits it; the ahead-of-time compile lowers the very same function.
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -44,25 +43,23 @@ def make_prepare(
 
   def to_float(image: AnyArray) -> jax.Array:
     floats = jnp.asarray(image, jnp.float32) / 255.0
-    return rgb_to_y(floats) if channels == 1 else floats
+    return jnp.asarray(rgb_to_y(floats)) if channels == 1 else floats
 
   def prepare(batch: Batch) -> tuple[jax.Array, jax.Array]:
     hr = to_float(batch["hr"])
     if "lr" in batch:
       return to_float(batch["lr"]), hr
-    lr = degradations.bicubic(
-      hr, scale=scale, margin=margin, quantize=quantize
-    )
+    lr = degradations.bicubic(hr, scale=scale, margin=margin, quantize=quantize)
     return lr, degradations.drop_margin(hr, margin * scale)
 
   return prepare
 
 
 def make_step(
-  model: nn.Module,
+  model: Any,
   *,
   optimizer: optax.GradientTransformation,
-  loss_fn: Callable[[jax.Array, jax.Array], jax.Array],
+  loss_fn: Callable[..., jax.Array],
   prepare: Prepare,
   ema_decay: float = 0.0,
   accumulate: int = 1,

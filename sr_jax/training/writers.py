@@ -1,6 +1,7 @@
 """What a run tells: lines, metrics.jsonl, TensorBoard events, pictures."""
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -40,11 +41,8 @@ class Writers:
     self._console = Console(stderr=True, highlight=False, soft_wrap=True)
     kept = []
     if self._jsonl.exists():
-      kept = [
-        line
-        for line in self._jsonl.read_text().splitlines()
-        if _step_of(line) is not None and _step_of(line) <= start
-      ]
+      lines = self._jsonl.read_text().splitlines()
+      kept = [line for line in lines if _step_of(line) <= start]
     beside = self._workdir / "metrics.jsonl.tmp"
     beside.write_text("".join(line + "\n" for line in kept))
     beside.replace(self._jsonl)
@@ -101,12 +99,12 @@ class Writers:
       self._events.close()
 
 
-def _step_of(line: str) -> int | None:
-  """The step of a line, or None where a killed process cut it off."""
+def _step_of(line: str) -> float:
+  """The step of a line; past every step where a killed process cut it off."""
   try:
     return json.loads(line)["step"]
   except (ValueError, KeyError, TypeError):
-    return None
+    return math.inf
 
 
 def _write_png(path: Any, image: np.ndarray) -> None:

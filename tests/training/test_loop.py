@@ -1,0 +1,332 @@
+"""Runs of a few steps: what they leave behind, resuming, and what stops them."""
+
+import errno
+import importlib
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import cv2
+import jax
+import numpy as np
+import pytest
+from absl import flags
+
+from sr_jax import training, weights
+from sr_jax.training import checkpoints, loop
+
+_ROOT = pathlib.Path(__file__).parents[2]
+
+
+def _images(folder, count=4, side=40):
+  """Photograph-like pictures, smooth with texture."""
+  folder.mkdir(parents=True, exist_ok=True)
+  rng = np.random.default_rng(0)
+  for i in range(count):
+    small = rng.integers(0, 256, (9, 9, 3), dtype=np.uint8)
+    image = cv2.resize(small, (side, side), interpolation=cv2.INTER_CUBIC)
+    cv2.imwrite(str(folder / f"{i}.png"), image)
+  return folder
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+  """A tiny FSRCNN x2 on a folder, four images a step."""
+  monkeypatch.setenv("SR_JAX_CACHE", str(tmp_path / "cache"))
+  monkeypatch.syspath_prepend(str(_ROOT))
+  if not flags.FLAGS.is_parsed():
+    flags.FLAGS.mark_as_parsed()
+  config = importlib.import_module("configs.quickstart").get_config()
+  config.model.num_features = 8
+  config.model.shrink_features = 4
+  config.data.train = str(_images(tmp_path / "images"))
+  config.data.patch_size = 16
+  config.data.batch_size = 4
+  config.eval.benchmarks = (config.data.train,)
+  config.eval.max_images = 1
+  config.schedule.periods = (8,)
+  config.steps = 6
+  config.log_every = 2
+  config.eval_every = 3
+  config.ema_decay = 0.5
+  return config
+
+
+def _final(workdir, step):
+  """Every array of a checkpoint, read without our own code's restore."""
+  import orbax.checkpoint as ocp
+
+  with ocp.StandardCheckpointer() as reader:
+    return reader.restore(workdir / "checkpoints" / str(step) / "state")
+
+
+def _assert_equal(a, b):
+  assert jax.tree.structure(a) == jax.tree.structure(b)
+  jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_a_run_leaves_what_it_should(config, tmp_path, capsys):
+  workdir = tmp_path / "run"
+  results = training.train(config, workdir)
+  name = config.data.train
+  assert results[f"{name}/bicubic_psnr"] > 20
+
+  lines = [json.loads(x) for x in (workdir / "metrics.jsonl").open()]
+  assert [x["step"] for x in lines if "loss" in x] == [2, 4, 6]
+  assert [x["step"] for x in lines if f"{name}/psnr" in x] == [3, 6]
+  rate = 0.5 * 2e-3 * (1 + np.cos(np.pi * 5 / 8))
+  np.testing.assert_allclose(lines[-2]["learning_rate"], rate, rtol=2e-3)
+  assert list(workdir.glob("events.out.*"))
+  assert json.loads((workdir / "config.json").read_text())["steps"] == 6
+  # No file half written.
+  assert not list(workdir.rglob("*tmp*"))
+
+  # Low resolution, bicubic, ours, ground truth in a row, 40 pixels each.
+  (picture,) = (workdir / "samples").rglob("*0000006.png")
+  assert cv2.imread(str(picture)).shape == (40, 4 * 40 + 3 * 4, 3)
+
+  # The weights that ship are the average of the last checkpoint.
+  model, variables = weights.load(workdir / "weights" / "last.safetensors")
+  state = _final(workdir, 6)
+  assert model.num_features == 8
+  _assert_equal(
+    jax.tree.map(np.asarray, variables["params"]),
+    state["generator"]["ema_params"],
+  )
+  out = capsys.readouterr().err
+  assert "4 images" in out
+  assert "bicubic by" in out.splitlines()[-1]
+  assert all("left" in x for x in out.splitlines() if x.startswith("step"))
+
+
+def test_resuming_is_exact(config, tmp_path):
+  unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
+  training.train(config, unbroken)
+  with config.unlocked():
+    config.steps = 3
+  training.train(config, broken)
+  config.steps = 6
+  training.train(config, broken)
+  _assert_equal(_final(unbroken, 6), _final(broken, 6))
+  # One point a period, as if it had not been broken.
+  steps = [json.loads(x)["step"] for x in (broken / "metrics.jsonl").open()]
+  assert steps == sorted(steps)
+  # Nothing to do: it evaluates, and changes nothing.
+  again = training.train(config, broken)
+  assert again
+  _assert_equal(_final(unbroken, 6), _final(broken, 6))
+
+
+_KILLED = """
+import sys
+from absl import flags
+flags.FLAGS.mark_as_parsed()
+sys.path.insert(0, {root!r})
+from configs import quickstart
+from sr_jax import training
+config = quickstart.get_config()
+config.model.num_features = 8
+config.data.train = {images!r}
+config.data.patch_size = 16
+config.data.batch_size = 4
+config.eval.benchmarks = ()
+config.schedule.periods = (40,)
+config.steps, config.log_every, config.eval_every = {steps}, 10, 20
+training.train(config, {workdir!r})
+"""
+
+
+@pytest.mark.slow
+def test_killed_and_restarted_is_bit_equal(tmp_path):
+  """40 steps, and 20 steps, kill -9, restart to 40: the same bits."""
+  images = _images(tmp_path / "images")
+  env = {**os.environ, "SR_JAX_CACHE": str(tmp_path / "cache")}
+
+  def command(workdir, steps):
+    code = _KILLED.format(
+      root=str(_ROOT), images=str(images), workdir=str(workdir), steps=steps
+    )
+    return [sys.executable, "-c", code]
+
+  whole, killed = tmp_path / "whole", tmp_path / "killed"
+  subprocess.run(command(whole, 40), check=True, env=env)
+  # It would train for ever; it is killed once the checkpoint of 20 is there.
+  process = subprocess.Popen(command(killed, 10**9), env=env)
+  done = killed / "checkpoints" / "20" / "_CHECKPOINT_METADATA"
+  deadline = time.monotonic() + 300
+  while not done.exists() and time.monotonic() < deadline:
+    time.sleep(0.01)
+  process.send_signal(signal.SIGKILL)
+  process.wait()
+  for step in (killed / "checkpoints").iterdir():
+    assert int(step.name.split(".")[0]) < 40, "killed too late to tell"
+  subprocess.run(command(killed, 40), check=True, env=env)
+  _assert_equal(_final(whole, 40), _final(killed, 40))
+
+
+def test_warm_start_moves_only_the_deconvolution(config, tmp_path):
+  training.train(config, tmp_path / "x2")
+  config.model.scale = 4
+  config.init_from = str(tmp_path / "x2")
+  config.optimizer.freeze = ((r"^(?!deconv)", 0, None),)
+  training.train(config, tmp_path / "x4")
+  given = weights.load(tmp_path / "x2" / "weights" / "best.safetensors")[1]
+  start = _final(tmp_path / "x4", 6)["generator"]["params"]
+  for name, leaves in given["params"].items():
+    for key, value in leaves.items():
+      moved = not np.array_equal(value, start[name][key])
+      assert moved == (name == "deconv"), (name, key)
+
+
+def test_warm_start_from_a_stranger_is_refused(config, tmp_path):
+  training.train(config, tmp_path / "x2")
+  with config.unlocked():
+    config.model = {"name": "srcnn", "scale": 2}
+  config.init_from = str(tmp_path / "x2")
+  with pytest.raises(ValueError, match="has no parameter of srcnn"):
+    training.train(config, tmp_path / "srcnn")
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(config, tmp_path):
+  config.max_skipped = 3
+  config.loss.weight = float("nan")
+  with pytest.raises(
+    training.NonFiniteError, match=r"3 steps on end.*between steps 1 and 4"
+  ):
+    training.train(config, tmp_path / "run")
+
+
+def test_a_full_disk_is_told_and_the_last_checkpoint_kept(
+  config, tmp_path, monkeypatch
+):
+  training.train(config, tmp_path / "run")
+  config.steps = 9
+  manager = checkpoints.ocp.CheckpointManager
+
+  def save(self, *args, **kwargs):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+  monkeypatch.setattr(manager, "save", save)
+  with pytest.raises(training.CheckpointError) as caught:
+    training.train(config, tmp_path / "run")
+  assert "disk full" in str(caught.value)
+  assert "checkpoint 6 is whole" in str(caught.value)
+  monkeypatch.undo()
+  monkeypatch.setenv("SR_JAX_CACHE", str(tmp_path / "cache"))
+  training.train(config, tmp_path / "run")
+  assert (tmp_path / "run" / "checkpoints" / "9").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+  sys.platform != "linux" or os.geteuid() != 0, reason="mounting needs root"
+)
+def test_a_really_full_disk(config, tmp_path):
+  """A file system of 600 kB, filled up."""
+  disk = tmp_path / "disk"
+  disk.mkdir()
+  mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)]
+  if subprocess.run(mount, check=False, capture_output=True).returncode:
+    pytest.skip("mounting is not allowed here")
+  try:
+    config.steps = 3
+    training.train(config, disk / "run")
+    with (disk / "filler").open("wb", buffering=0) as filler:
+      with pytest.raises(OSError, match="No space"):
+        while True:
+          filler.write(b"0" * 4096)
+    config.steps = 9
+    with pytest.raises((training.CheckpointError, OSError)) as caught:
+      training.train(config, disk / "run")
+    assert "No space" in str(caught.value) or "disk full" in str(caught.value)
+    (disk / "filler").unlink()
+    training.train(config, disk / "run")
+    assert (disk / "run" / "checkpoints" / "9").exists()
+  finally:
+    subprocess.run(["umount", "-l", str(disk)], check=False)
+
+
+def test_a_checkpoint_of_another_model_is_refused(config, tmp_path):
+  training.train(config, tmp_path / "run")
+  config.model.num_features = 10
+  config.steps = 9
+  with pytest.raises(training.CheckpointError, match="another --workdir"):
+    training.train(config, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+  ("field", "value", "message"),
+  [
+    ("steps", 0, "config.steps is 0"),
+    ("data.train", "", "--config.data.train=/my/photos"),
+    ("data.train", "/nowhere/at/all", "/nowhere/at/all"),
+    ("data.patch_size", 17, "not a multiple of the model's scale 2"),
+    ("data.patch_size", 64, "smaller than"),
+    ("accumulate", 3, "not a multiple of config.accumulate"),
+    ("ema_decay", 1.0, r"not in \[0, 1\)"),
+    ("model.name", "fsrnn", "did you mean 'fsrcnn'"),
+    ("model.name", "bicubic", "no argument 'num_features'"),
+    ("loss.name", "l3", "config.loss.name 'l3'"),
+    ("schedule.name", "cosine", "config.schedule.name 'cosine'"),
+    ("optimizer.name", "adamw", "optimizer 'adamw'"),
+    ("mesh.fsdp", 3, "does not make up"),
+    ("init_from", "/nowhere.safetensors", "nowhere.safetensors"),
+  ],
+)
+def test_what_cannot_run_is_told_by_field(
+  config, tmp_path, field, value, message
+):
+  section = config
+  *parents, last = field.split(".")
+  for parent in parents:
+    section = section[parent]
+  section[last] = value
+  with pytest.raises((ValueError, FileNotFoundError), match=message):
+    training.train(config, tmp_path / "run")
+
+
+def test_unknown_and_missing_fields_are_named(config, tmp_path):
+  with config.unlocked():
+    config.schedule.period = (3,)
+  with pytest.raises(ValueError, match=r"did you mean \['periods'\]"):
+    training.train(config, tmp_path / "run")
+  with config.unlocked():
+    del config.schedule.period
+    del config.schedule.learning_rate
+  with pytest.raises(ValueError, match=r"schedule.learning_rate is missing"):
+    training.train(config, tmp_path / "run")
+
+
+def test_an_interpolation_has_nothing_to_train(config, tmp_path):
+  with config.unlocked():
+    config.model = {"name": "bicubic", "scale": 2}
+  with pytest.raises(ValueError, match=r"eval.py --weights=bicubic"):
+    training.train(config, tmp_path / "run")
+
+
+def test_other_processes_are_silent(tmp_path):
+  writers = loop.Writers(tmp_path / "no", steps=1, start=0, active=False)
+  writers.line("x")
+  writers.progress(1, "x")
+  writers.scalars(1, {"x": 1.0})
+  writers.image(1, "x", np.zeros((2, 2, 3), np.uint8))
+  writers.close()
+  assert not (tmp_path / "no").exists()
+
+
+def test_a_line_cut_off_by_a_kill_is_dropped(tmp_path):
+  (tmp_path / "metrics.jsonl").write_text(
+    '{"step": 1}\n{"step": 3}\n{"step": 2, "los'
+  )
+  writers = loop.Writers(tmp_path, steps=9, start=2, active=True)
+  writers.scalars(3, {"loss": 0.5})
+  writers.close()
+  lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+  assert [json.loads(x) for x in lines] == [
+    {"step": 1},
+    {"step": 3, "loss": 0.5},
+  ]

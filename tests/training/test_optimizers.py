@@ -1,0 +1,115 @@
+"""Updates against Adam and momentum SGD written out in NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from sr_jax.training.optimizers import make_optimizer
+from sr_jax.training.schedules import constant, multi_step
+
+
+def _params():
+  return {
+    "body": {"kernel": jnp.asarray([1.0, -2.0])},
+    "deconv": {"kernel": jnp.asarray([0.5, 3.0]), "bias": jnp.asarray([0.1])},
+  }
+
+
+def _grads(step):
+  rng = np.random.default_rng(step)
+  return jax.tree.map(lambda x: rng.normal(size=x.shape), _params())
+
+
+def _run(optimizer, steps, params=None, state=None, first=0):
+  params = _params() if params is None else params
+  state = optimizer.init(params) if state is None else state
+  update = jax.jit(optimizer.update)
+  for step in range(first, first + steps):
+    grads = jax.tree.map(jnp.asarray, _grads(step))
+    updates, state = update(grads, state, params)
+    params = optax.apply_updates(params, updates)
+  return params, state
+
+
+def _numpy(path, rule, steps, *, factor=1.0, frozen=range(0)):
+  """The same by hand for one parameter; frozen steps do not count at all."""
+  value = np.asarray(_params()[path[0]][path[1]], np.float64)
+  m = v = np.zeros_like(value)
+  count = 0
+  for step in range(steps):
+    if step in frozen:
+      continue
+    grad = _grads(step)[path[0]][path[1]]
+    count += 1
+    if rule == "adam":
+      m = 0.9 * m + 0.1 * grad
+      v = 0.99 * v + 0.01 * grad**2
+      move = m / (1 - 0.9**count) / (np.sqrt(v / (1 - 0.99**count)) + 1e-8)
+    else:
+      m = 0.9 * m + grad
+      move = m
+    # The rate is a function of the run's step, frozen or not.
+    value = value - factor * (0.1 if step < 3 else 0.05) * move
+  return value
+
+
+_SCHEDULE = multi_step(0.1, milestones=[3], gamma=0.5)
+_RULES = {
+  "adam": {"name": "adam", "b1": 0.9, "b2": 0.99},
+  "sgd": {"name": "sgd", "momentum": 0.9},
+}
+
+
+@pytest.mark.parametrize("rule", list(_RULES))
+def test_multipliers_by_path(rule):
+  optimizer = make_optimizer(
+    _SCHEDULE, multipliers=[("deconv", 0.1)], **_RULES[rule]
+  )
+  params, _ = _run(optimizer, 6)
+  for path in [("body", "kernel"), ("deconv", "kernel"), ("deconv", "bias")]:
+    expected = _numpy(path, rule, 6, factor=0.1 if path[0] == "deconv" else 1.0)
+    np.testing.assert_allclose(params[path[0]][path[1]], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("rule", list(_RULES))
+@pytest.mark.parametrize(("start", "stop"), [(0, 4), (2, 5), (0, None)])
+def test_freezing_is_a_function_of_the_step(rule, start, stop):
+  optimizer = make_optimizer(
+    _SCHEDULE,
+    multipliers=[("bias", 0.5)],
+    freeze=[("^body", start, stop)],
+    **_RULES[rule],
+  )
+  # Stopped and resumed inside the window: what the incumbents get wrong.
+  params, state = _run(optimizer, 3)
+  params, _ = _run(optimizer, 4, params, state, first=3)
+  window = range(start, 7 if stop is None else stop)
+  expected = _numpy(("body", "kernel"), rule, 7, frozen=window)
+  np.testing.assert_allclose(params["body"]["kernel"], expected, rtol=1e-5)
+  expected = _numpy(("deconv", "bias"), rule, 7, factor=0.5)
+  np.testing.assert_allclose(params["deconv"]["bias"], expected, rtol=1e-5)
+
+
+def test_clipping_and_decay():
+  params = _params()
+  grads = jax.tree.map(lambda x: 100.0 * jnp.ones_like(x), params)
+  optimizer = make_optimizer(
+    constant(1.0), name="sgd", clip_norm=1.0, weight_decay=0.1
+  )
+  updates, _ = optimizer.update(grads, optimizer.init(params), params)
+  # Five equal gradients of norm 1 altogether; the penalty is added after.
+  expected = -(1 / np.sqrt(5) + 0.1 * np.asarray(params["body"]["kernel"]))
+  np.testing.assert_allclose(updates["body"]["kernel"], expected, rtol=1e-5)
+
+
+def test_bad_arguments_are_refused():
+  with pytest.raises(ValueError, match="adamw"):
+    make_optimizer(constant(1.0), name="adamw")
+  with pytest.raises(ValueError, match="beta1"):
+    make_optimizer(constant(1.0), name="adam", beta1=0.9)
+  with pytest.raises(ValueError, match="no regular expression"):
+    make_optimizer(constant(1.0), freeze=[("(", 0, 1)])
+  with pytest.raises(ValueError, match=r"'spynet' matches no parameter.*body"):
+    make_optimizer(constant(1.0), freeze=[("spynet", 0, 1)]).init(_params())
