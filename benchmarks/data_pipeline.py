@@ -158,20 +158,28 @@ def processor_seconds() -> float:
   return ticks / os.sysconf("SC_CLK_TCK")
 
 
-def measure(
-  batches: Iterator, drain: int, seconds: float
-) -> tuple[float, float]:
+def settle() -> None:
+  """Waits until no loader is filling its buffers any more."""
+  deadline, before = time.monotonic() + 30, -1.0
+  while (now := processor_seconds()) > before + 0.02:
+    if time.monotonic() > deadline:
+      raise RuntimeError("the loaders never come to rest")
+    before = now
+    time.sleep(0.4)
+
+
+def measure(batches: Iterator, drain: int, count: int) -> tuple[float, float]:
   """Crops per second, past the batches ready, and processor ms for each."""
-  time.sleep(1.0)  # the loader before fills its buffers
+  settle()
   for _ in range(drain):
     first = next(batches)
   size = len(first["hr"] if isinstance(first, dict) else first)
-  count, spent, start = 0, processor_seconds(), time.perf_counter()
-  while time.perf_counter() - start < seconds:
+  spent, start = processor_seconds(), time.perf_counter()
+  for _ in range(count):
     next(batches)
-    count += size
-  rate = count / (time.perf_counter() - start)
-  return rate, 1e3 * (processor_seconds() - spent) / count
+  seconds = time.perf_counter() - start
+  spent = processor_seconds() - spent
+  return count * size / seconds, 1e3 * spent / (count * size)
 
 
 def parts(folder: str, args) -> dict[str, float]:
@@ -211,8 +219,8 @@ def main() -> None:
   parser.add_argument("--workers", type=int, default=2)
   parser.add_argument("--batch_size", type=int, default=16)
   parser.add_argument("--patch_size", type=int, default=128)
-  parser.add_argument("--rounds", type=int, default=7)
-  parser.add_argument("--seconds", type=float, default=1.5)
+  parser.add_argument("--rounds", type=int, default=5)
+  parser.add_argument("--batches", type=int, default=100, help="a round")
   args = parser.parse_args()
   flags.FLAGS.mark_as_parsed()
   with tempfile.TemporaryDirectory() as scratch:
@@ -281,7 +289,7 @@ def report(folder: str, scratch: pathlib.Path, args) -> None:
   for _ in range(args.rounds):
     for name, batches in sides.items():
       drain = 128 if "4 crops" in name else 24
-      rounds[name].append(measure(batches, drain, args.seconds))
+      rounds[name].append(measure(batches, drain, args.batches))
   rows = {
     name: [statistics.median(column) for column in zip(*values, strict=True)]
     for name, values in rounds.items()

@@ -136,7 +136,7 @@ def prepare(
 
   Raises:
     ValueError: an option is out of range, or an image is corrupt or does not
-      fit its LR partner; names the file.
+      fit its LR partner (names the file), or cache_dir is not a file system.
   """
   if not 1 <= sub_image_step <= sub_image_size:
     raise ValueError(
@@ -150,6 +150,12 @@ def prepare(
   if source.lr:
     _check_pair_options(source, sub_image_step, scales, scale)
   root = cache_dir or os.environ.get("SR_JAX_CACHE") or "~/.cache/sr_jax/tfds"
+  if "://" in os.fspath(root):
+    raise ValueError(
+      f"cache_dir {os.fspath(root)!r} (or SR_JAX_CACHE) must be on a mounted "
+      "file system: ArrayRecord files are not read from object stores. Images "
+      "may lie there."
+    )
   config = SubImagesConfig(
     name="",
     source=source,

@@ -153,6 +153,7 @@ def test_pair_of_wrong_size(write_images):
   [
     ({"sub_image_step": 0}, "sub_image_step 0"),
     ({"sub_image_size": 96, "sub_image_step": 97}, "leave pixels out"),
+    ({"cache_dir": "gs://bucket/x"}, "must be on a mounted file system"),
     ({"scales": ()}, r"scales \(\)"),
     ({"scales": (1.0, 1.5)}, r"\(0, 1\]"),
   ],
