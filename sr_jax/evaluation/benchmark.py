@@ -269,6 +269,7 @@ def evaluate(
   outputs = tuple(to_8_bits(image) for image in restored)
   result = None
   # The native colour comes first in `protocols`, and is built last.
+  native = next(iter(benchmark.protocols))
   for colour, protocols in reversed(benchmark.protocols.items()):
     scores = []
     for name, output, hr, (bicubic_psnr, bicubic_ssim) in zip(
@@ -293,7 +294,7 @@ def evaluate(
       ssim_protocol=protocols[1],
       images=tuple(scores),
       seconds=seconds,
-      outputs=outputs if keep_outputs else (),
+      outputs=outputs if keep_outputs and colour == native else (),
       on_luma=result,
     )
   assert result is not None  # for the type checker: a protocol has a colour

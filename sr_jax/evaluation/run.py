@@ -94,7 +94,7 @@ def run(
     return 2
   out = Console()
   if not out.is_terminal:
-    out = Console(width=110)
+    out = Console(width=120)
   if details:
     tables.print_details(rows, out)
   tables.print_table(rows, out)

@@ -129,13 +129,19 @@ def print_table(rows: Sequence[Row], console: Console) -> None:
     table.add_row(*cells)
   console.print(table)
   for line in protocol_lines(rows) + source_lines(rows):
-    console.print(line, style="dim", markup=False, highlight=False)
+    console.print(
+      line, style="dim", markup=False, highlight=False, soft_wrap=True
+    )
   for row in rows:
     if row.problem:
       what = f"{row.label}, {row.dataset}"
       what += f" x{row.scale}" if row.scale else ""
       console.print(
-        f"{what}: {row.problem}", style="red", markup=False, highlight=False
+        f"{what}: {row.problem}",
+        style="red",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
       )
 
 

@@ -101,8 +101,8 @@ def test_every_published_figure_has_a_row(data_dir, tmp_path):
     data_dir=str(data_dir),
   )
   assert [record["network"] for record in records] == [
-    "FSRCNN (T91, General-100)",
-    "FSRCNN-s (T91, General-100)",
+    "FSRCNN (T91+General-100)",
+    "FSRCNN-s (T91+General-100)",
   ]
 
 

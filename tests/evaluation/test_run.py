@@ -135,7 +135,7 @@ def test_a_published_figure_beside_ours(capsys, tmp_path):
   )
   printed = capsys.readouterr().out
   assert re.search(rf"33\.66 +{records[0]['psnr'] - 33.66:+.2f}", printed)
-  assert "published bicubic: Kim et al. 2016" in printed
+  assert "published bicubic: as printed by Dong et al. 2016" in printed
 
 
 @pytest.mark.parametrize(
@@ -223,14 +223,19 @@ def test_rgb_networks_have_a_row_for_each_colour(folder, tmp_path, capsys):
   variables = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
   path = tmp_path / "rgb.safetensors"
   weights.save(path, model, variables)
-  out = tmp_path / "out.json"
-  assert (
-    run.run(weights=[str(path)], benchmarks=[str(folder)], json_path=str(out))
-    == 0
+  out, page = tmp_path / "out.json", tmp_path / "out.html"
+  code = run.run(
+    weights=[str(path)],
+    benchmarks=[str(folder)],
+    json_path=str(out),
+    report_path=str(page),
   )
+  assert code == 0
   records = json.loads(out.read_text())
   assert [r["protocol"]["colour"] for r in records] == ["RGB", "Y"]
   assert records[0]["protocol"]["degradation"] == "MATLAB bicubic, 8-bit LR"
+  # The pictures are captioned with the native colour's figures.
+  assert f"{records[0]['images'][0]['psnr']:.2f} dB" in page.read_text()
   assert "RGB: PSNR" in capsys.readouterr().out
 
 
