@@ -22,7 +22,7 @@ Padding = int | Sequence[Sequence[int]]
 _Pads = tuple[tuple[int, int], tuple[int, int]]
 
 # Where folding pairs of columns into channels is the faster: up to so many
-# channels in, and fewer than so many out (there the vector units are full).
+# channels in, and fewer than so many out (more fill the vector units anyway).
 _FOLD_IN, _FOLD_OUT = 16, 64
 
 
@@ -214,22 +214,26 @@ def _conv_cpu(x: Array, kernel: Array, pads: _Pads) -> Array:
   kh, kw, cin, cout = kernel.shape
   if (kh, kw) == (1, 1) and not any(map(any, pads)):
     return lax.dot_general(x, kernel[0, 0], (((3,), (0,)), ((), ())))
+  thin = cin <= _FOLD_IN and cout < _FOLD_OUT
+  fold = 4 if cout == 1 else 2 if thin else 1
   width = x.shape[2] + sum(pads[1]) - kw + 1
-  if cin > _FOLD_IN or cout >= _FOLD_OUT or kw == 1 or width < 2:
+  if fold == 1 or kw == 1 or width < fold:
     return _lax_conv(x, kernel, pads)
-  # Two columns of the output at a time, as a kernel one tap wider with twice
-  # the output channels: a quarter or less of the taps are zeros, and the
-  # vector units are full.
-  pairs = -(-width // 2)
+  # Some columns of the output at a time, as a kernel that is wider by as many
+  # taps with as many times the output channels: the added taps are zeros, but
+  # the vector units are full.
   kernel = jnp.stack(
-    [jnp.pad(kernel, ((0, 0), (i, 1 - i), (0, 0), (0, 0))) for i in range(2)],
+    [
+      jnp.pad(kernel, ((0, 0), (i, fold - 1 - i), (0, 0), (0, 0)))
+      for i in range(fold)
+    ],
     axis=3,
-  ).reshape(kh, kw + 1, cin, 2 * cout)
+  ).reshape(kh, kw + fold - 1, cin, fold * cout)
+  groups = -(-width // fold)
   rows, (left, right) = pads
-  y = _lax_conv(
-    x, kernel, (rows, (left, right + 2 * pairs - width)), stride=(1, 2)
-  )
-  return y.reshape(*y.shape[:2], 2 * pairs, cout)[:, :, :width]
+  columns = left, right + fold * groups - width
+  y = _lax_conv(x, kernel, (rows, columns), stride=(1, fold))
+  return y.reshape(*y.shape[:2], fold * groups, cout)[:, :, :width]
 
 
 def _kernel_gradient_lax(

@@ -114,6 +114,7 @@ def test_conv_transpose2d_equals_scatter(taps, stride, padding, output_padding):
     ((1, 1, 6, 2), ((0, 0), (0, 0))),
     ((1, 1, 2, 5), ((1, 0), (0, 2))),
     ((3, 3, 2, 64), ((1, 1), (1, 1))),
+    ((3, 5, 6, 1), ((1, 1), (2, 2))),
   ],
 )
 def test_conv2d_gradients_equal_definition(kernel_shape, pads):
