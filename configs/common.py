@@ -63,6 +63,8 @@ def base() -> Any:
       "steps": 0,
       # A weight file or the workdir of a run to begin from.
       "init_from": "",
+      # Entry of sr_jax/evaluation/published.toml to compare with, if any.
+      "published": "",
       # sr_jax.models.build(**model).
       "model": ConfigDict({"name": ""}),
       "data": {

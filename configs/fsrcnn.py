@@ -16,7 +16,7 @@ Variants, after a colon and separated by commas:
 
 Command:  python train.py --config=configs/fsrcnn.py:x3,adam
           python train.py --config=configs/fsrcnn.py:x2,adam,from=runs/fsrcnn_x3
-Cost:     x3: under 60 minutes on 2 CPU cores; x2 and x4 a third of it. What
+Cost:     x3: under 60 minutes on 2 CPU cores; x2 and x4 a sixth of it. What
           it reaches is in docs/reproducing.md.
 Source:   the paper, sec. 4.1 (SGD, 1e-3, deconvolution at a tenth; Caffe's
           Euclidean loss, half the sum over a crop; 19-fold augmentation).
@@ -40,6 +40,7 @@ def get_config(argument: str = "") -> ConfigDict:
   config = common.base()
   small = "small" in words
   config.name = f"fsrcnn{'_s' if small else ''}_x{scale}"
+  config.published = "fsrcnn_s" if small else "fsrcnn_t91"
   config.model = ConfigDict(
     {
       "name": "fsrcnn",
@@ -95,7 +96,7 @@ def get_config(argument: str = "") -> ConfigDict:
   if "from" in pairs:
     config.init_from = pairs["from"]
     config.optimizer.freeze = ((r"^(?!deconv)", 0, None),)
-    config.steps = config.steps // 3
+    config.steps = config.steps // 6
     if "adam" in words:
       config.schedule.periods = (config.steps,)
   return common.smoke(config) if "smoke" in words else config

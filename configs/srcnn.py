@@ -40,6 +40,9 @@ def get_config(argument: str = "") -> ConfigDict:
   rgb = "mmagic" in words
   scale = common.scale_of(words, default=4 if rgb else 3)
   config.name = f"srcnn_{kernels[0]}_x{scale}{'_mmagic' if rgb else ''}"
+  training_set = "rgb_div2k" if rgb else "t91" if kernels == ["915"] else ""
+  if training_set:
+    config.published = f"srcnn_9-1-5_{training_set}"
   config.model = ConfigDict(
     {
       "name": "srcnn",

@@ -75,14 +75,19 @@ def load_network(spec: str, *, scale: int | None = None) -> Network:
       f"'{_SCALE}')"
     )
   name, arguments = describe(model)
-  key = ""
+  config = {}
   if path.suffix == ".safetensors":
-    key = (read_record(path).get("config") or {}).get("published") or ""
+    config = read_record(path).get("config") or {}
+  # A recipe says what it answers to, or with "" that nothing is published.
+  key = config.get("published")
+  found = None
+  if key != "":
+    found = match(name, arguments, path=str(path), key=key or "")
   return Network(
     label=label(spec),
     model=model,
     variables=variables,
-    published=match(name, arguments, path=str(path), key=key),
+    published=found,
   )
 
 

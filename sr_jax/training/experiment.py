@@ -153,10 +153,10 @@ def build(config: Config) -> Experiment:
       f"model '{config.model.name}' has no parameters to train; evaluate it "
       f"with eval.py --weights={config.model.name}"
     )
-  schedule = _named(SCHEDULES, "schedule", config.schedule)()
+  schedule = _named(SCHEDULES, "schedule", dict(config.schedule))()
   schedule = warm_up(schedule, config.warm_up_steps)
   optimizer = _bind(
-    make_optimizer, "optimizer", config.optimizer, later=("schedule",)
+    make_optimizer, "optimizer", dict(config.optimizer), later=("schedule",)
   )(schedule)
   fields = {k: v for k, v in config.loss.items() if k != "weight"}
   loss = _named(LOSSES, "loss", fields, later=("sr", "hr", "weight"))

@@ -77,8 +77,10 @@ class _Run:
       shard_index=jax.process_index(),
       shard_count=jax.process_count(),
     )
+    # A folder goes by its last name.
     self.benchmarks = {
-      name: self._prepare(name) for name in config.eval.benchmarks
+      name.rstrip("/").rpartition("/")[2]: self._prepare(name)
+      for name in config.eval.benchmarks
     }
     (self.workdir / "weights").mkdir(parents=True, exist_ok=True)
     if self.main:

@@ -102,7 +102,7 @@ class Writers:
 def _step_of(line: str) -> float:
   """The step of a line; past every step where a killed process cut it off."""
   try:
-    return json.loads(line)["step"]
+    return float(json.loads(line)["step"])
   except (ValueError, KeyError, TypeError):
     return math.inf
 
