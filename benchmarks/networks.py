@@ -1,7 +1,7 @@
 """Speed of our networks beside the same networks in PyTorch, in one run.
 
-`python benchmarks/networks.py [--json=FILE] [--cpu_time]`. Both sides get the same weights
-and input and must agree before anything is timed; see README.md.
+`python benchmarks/networks.py [--json=FILE] [--cpu_time]`. Both sides get the
+same weights and input and must agree before anything is timed; see README.md.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 
-# On a busy machine: one thread each, and processor seconds instead of the clock.
+# On a busy machine: one thread each, and processor seconds, not the clock's.
 _CPU_TIME = "--cpu_time" in sys.argv
 _THREADS = 1 if _CPU_TIME else 2
 _CPUS = sorted(os.sched_getaffinity(0))[:_THREADS]
@@ -296,8 +296,8 @@ def main() -> None:
   print("  ".join(f"{key} {value}" for key, value in setup.items()))
   if setup["load"] > 0.5 and not _CPU_TIME:
     print(
-      "other programs are running: the figures mean little, and a library whose "
-      "threads spin while they wait suffers most; see --cpu_time"
+      "other programs are running: the figures mean little, and a library "
+      "whose threads spin while they wait suffers most; see --cpu_time"
     )
   print(
     f"{'network':34}{'input NHWC':>15}{'ours ms':>9}{'torch ms':>10}"
