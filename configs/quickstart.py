@@ -17,7 +17,7 @@ def get_config(argument: str = "") -> ConfigDict:
   words, _ = common.variant(argument, words=("smoke",))
   config = common.base()
   config.name = "quickstart"
-  config.steps = 4000
+  config.steps = 10_000
   config.model = ConfigDict(
     {
       "name": "fsrcnn",
@@ -42,7 +42,7 @@ def get_config(argument: str = "") -> ConfigDict:
     }
   )
   config.ema_decay = 0.99
-  config.log_every = 500
-  config.eval_every = 2000
+  config.log_every = 1000
+  config.eval_every = 5000
   config.eval.benchmarks = ("photos",)
   return common.smoke(config) if "smoke" in words else config

@@ -267,38 +267,48 @@ def evaluate(
   restored = super_resolve(model, variables, benchmark.lr, on_image=on_image)
   seconds = time.perf_counter() - start
   outputs = tuple(to_8_bits(image) for image in restored)
-  result = None
-  # The native colour comes first in `protocols`, and is built last.
-  native = next(iter(benchmark.protocols))
-  for colour, protocols in reversed(benchmark.protocols.items()):
-    scores = []
-    for name, output, hr, (bicubic_psnr, bicubic_ssim) in zip(
-      benchmark.names,
-      outputs,
-      benchmark.hr,
-      benchmark.bicubic[colour],
-      strict=True,
-    ):
-      psnr, ssim = _measure(protocols, output, hr)
-      scores.append(
-        ImageScore(
-          name=name,
-          psnr=psnr,
-          ssim=ssim,
-          bicubic_psnr=bicubic_psnr,
-          bicubic_ssim=bicubic_ssim,
-        )
+  native, *others = benchmark.protocols
+  return dataclasses.replace(
+    _score(benchmark, native, outputs, seconds),
+    outputs=outputs if keep_outputs else (),
+    on_luma=(
+      _score(benchmark, others[0], outputs, seconds) if others else None
+    ),
+  )
+
+
+def _score(
+  benchmark: PreparedBenchmark,
+  colour: str,
+  outputs: Sequence[np.ndarray],
+  seconds: float,
+) -> BenchmarkResult:
+  """The figures of 8-bit outputs on one colour."""
+  protocols = benchmark.protocols[colour]
+  scores = []
+  for name, output, hr, (bicubic_psnr, bicubic_ssim) in zip(
+    benchmark.names,
+    outputs,
+    benchmark.hr,
+    benchmark.bicubic[colour],
+    strict=True,
+  ):
+    psnr, ssim = _measure(protocols, output, hr)
+    scores.append(
+      ImageScore(
+        name=name,
+        psnr=psnr,
+        ssim=ssim,
+        bicubic_psnr=bicubic_psnr,
+        bicubic_ssim=bicubic_ssim,
       )
-    result = BenchmarkResult(
-      protocol=protocols[0],
-      ssim_protocol=protocols[1],
-      images=tuple(scores),
-      seconds=seconds,
-      outputs=outputs if keep_outputs and colour == native else (),
-      on_luma=result,
     )
-  assert result is not None  # for the type checker: a protocol has a colour
-  return result
+  return BenchmarkResult(
+    protocol=protocols[0],
+    ssim_protocol=protocols[1],
+    images=tuple(scores),
+    seconds=seconds,
+  )
 
 
 def _title(dataset: str) -> str:

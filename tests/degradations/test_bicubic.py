@@ -65,7 +65,9 @@ def test_whole_real_images_equal_the_offline_ones(scale, data_dir):
   for _, hr in [*load_images("set5"), *load_images("set14")]:
     hr = hr[: hr.shape[0] // scale * scale, : hr.shape[1] // scale * scale]
     ours = bicubic(jnp.asarray(hr[None] / 255.0, jnp.float32), scale=scale)
-    difference = np.abs(np.rint(np.asarray(ours)[0] * 255) - _offline(hr, scale))
+    difference = np.abs(
+      np.rint(np.asarray(ours)[0] * 255) - _offline(hr, scale)
+    )
     assert difference.max() <= 1
     wrong += int((difference > 0).sum())
     pixels += difference.size
