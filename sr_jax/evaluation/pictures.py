@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import cv2
 import numpy as np
 from jaxtyping import UInt8
 
@@ -14,6 +15,9 @@ Picture = UInt8[np.ndarray, "h w 3"]
 LOW_RESOLUTION = "low resolution"
 BICUBIC = "bicubic"
 GROUND_TRUTH = "ground truth"
+
+#: Height of the line of text over a picture, in pixels.
+_CAPTION = 18
 
 
 def panels(
@@ -86,8 +90,13 @@ def busiest_window(
 def side_by_side(
   pictures: Mapping[str, np.ndarray], *, gap: int = 4
 ) -> UInt8[np.ndarray, "h w 3"]:
-  """The pictures in a row on white, for a PNG or an event file."""
+  """The pictures in a row on white, each under its name."""
   parts = []
-  for picture in pictures.values():
-    parts += [np.full((picture.shape[0], gap, 3), 255, np.uint8), picture]
-  return np.concatenate(parts[1:], axis=1)
+  for name, picture in pictures.items():
+    height, width = picture.shape[:2]
+    part = np.full((_CAPTION + height, width + gap, 3), 255, np.uint8)
+    part[_CAPTION:, :width] = picture
+    face, size = cv2.FONT_HERSHEY_SIMPLEX, 0.4
+    cv2.putText(part, name, (2, 12), face, size, (0, 0, 0), 1, cv2.LINE_AA)
+    parts.append(part)
+  return np.concatenate(parts, axis=1)[:, :-gap]

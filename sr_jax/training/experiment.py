@@ -37,6 +37,8 @@ class Experiment:
     optimizer: Of the generator.
     step: The pure training step.
     margin: Low-resolution pixels of context that a crop of `hr` carries.
+    ema: Whether a moving average of the parameters is kept.
+    lr_shape: Of one low-resolution crop.
   """
 
   model: Any

@@ -46,6 +46,8 @@ def test_busiest_window_is_where_bicubic_errs_most():
 def test_side_by_side():
   one = np.zeros((3, 2, 3), np.uint8)
   row = pictures.side_by_side({"a": one, "b": one}, gap=1)
-  assert row.shape == (3, 5, 3)
-  assert (row[:, 2] == 255).all()
-  assert (np.delete(row, 2, axis=1) == 0).all()
+  assert row.shape == (18 + 3, 5, 3)  # a caption, then the pictures
+  assert (row[18:, 2] == 255).all()
+  assert (np.delete(row[18:], 2, axis=1) == 0).all()
+  assert (row[:18] == 255).any()
+  assert (row[:18] < 255).any()

@@ -90,9 +90,10 @@ def test_a_run_leaves_what_it_should(config, tmp_path, capsys):
   # No file half written.
   assert not list(workdir.rglob("*tmp*"))
 
-  # Low resolution, bicubic, ours, ground truth in a row, 40 pixels each.
+  # Low resolution, bicubic, ours, ground truth in a row, 40 pixels each,
+  # under 18 of caption.
   (picture,) = (workdir / "samples").rglob("*0000006.png")
-  assert cv2.imread(str(picture)).shape == (40, 4 * 40 + 3 * 4, 3)
+  assert cv2.imread(str(picture)).shape == (58, 4 * 40 + 3 * 4, 3)
 
   # The weights that ship are the average of the last checkpoint.
   model, variables = weights.load(workdir / "weights" / "last.safetensors")
