@@ -171,22 +171,6 @@ def prepare(
     raise ValueError(f"'{dataset}' has no images to evaluate on")
   degradation, colours = _PROTOCOLS[channels]
   title = _title(dataset)
-  title = _title(dataset)
-  protocols = {
-    colour: tuple(
-      Protocol(
-        metric=metric,
-        colour=colour,
-        crop_border=scale,
-        dataset=title,
-        scale=scale,
-        degradation=degradation,
-        ssim_flavour=ssim_flavour if metric == "ssim" else None,
-      )
-      for metric in ("psnr", "ssim")
-    )
-    for colour in colours
-  }
   protocols = {}
   for colour in colours:
     psnr = Protocol(

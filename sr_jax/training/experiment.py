@@ -45,7 +45,7 @@ class Experiment:
   scale: int
   channels: int
   schedule: Schedule
-  optimizer: optax.GradientTransformation
+  optimizer: optax.GradientTransformationExtraArgs
   step: Step
   margin: int
   ema: bool

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,35 +14,52 @@ from sr_jax.training.schedules import Schedule
 Freeze = tuple[str, int, int | None]
 
 
-class _FrozenState(NamedTuple):
-  step: jax.Array
-  inner: Any
+def _is_frozen(step: jax.Array, start: int, stop: int | None) -> jax.Array:
+  frozen = step >= start
+  return frozen if stop is None else frozen & (step < stop)
 
 
 def _freeze(
   inner: optax.GradientTransformation, start: int, stop: int | None
-) -> optax.GradientTransformation:
+) -> optax.GradientTransformationExtraArgs:
   """`inner`, but neither it nor its state moves in `start <= step < stop`.
 
-  The step is counted in the state, so a run resumed inside the window stays
-  frozen (BasicSR's trains everything then, MMagic's freezes anew).
+  The step is the run's own, so a run resumed inside the window stays frozen
+  (BasicSR's trains everything then, MMagic's freezes anew).
   """
 
-  def init(params: Any) -> _FrozenState:
-    return _FrozenState(jnp.zeros((), jnp.int32), inner.init(params))
-
-  def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-    frozen = state.step >= start
-    if stop is not None:
-      frozen &= state.step < stop
-    moved, inner_state = inner.update(updates, state.inner, params)
+  def update(
+    updates: Any, state: Any, params: Any = None, *, step: jax.Array, **_: Any
+  ) -> tuple[Any, Any]:
+    frozen = _is_frozen(step, start, stop)
+    moved, new_state = inner.update(updates, state, params)
     moved = jax.tree.map(lambda u: jnp.where(frozen, 0, u), moved)
-    inner_state = jax.tree.map(
-      lambda old, new: jnp.where(frozen, old, new), state.inner, inner_state
+    held = jax.tree.map(
+      lambda old, new: jnp.where(frozen, old, new), state, new_state
     )
-    return moved, _FrozenState(state.step + 1, inner_state)
+    return moved, held
 
-  return optax.GradientTransformation(init, update)
+  return optax.GradientTransformationExtraArgs(inner.init, update)
+
+
+def _stateless(
+  function: Callable[[Any, jax.Array], Any],
+) -> optax.GradientTransformationExtraArgs:
+  """Updates that depend on the step and on nothing else."""
+
+  def update(
+    updates: Any, state: Any, params: Any = None, *, step: jax.Array, **_: Any
+  ) -> tuple[Any, Any]:
+    del params
+    return function(updates, step), state
+
+  return optax.GradientTransformationExtraArgs(
+    lambda _: optax.EmptyState(), update
+  )
+
+
+def _path(path: Any) -> str:
+  return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
@@ -60,8 +77,11 @@ def make_optimizer(
   clip_norm: float = 0.0,
   weight_decay: float = 0.0,
   **hyper_parameters: float,
-) -> optax.GradientTransformation:
+) -> optax.GradientTransformationExtraArgs:
   """Gradients to updates.
+
+  `update(gradients, state, params, step=step)` takes the run's step: schedule
+  and freezing are functions of it, whatever updates were skipped before.
 
   Args:
     schedule: Learning rate of the step.
@@ -71,7 +91,8 @@ def make_optimizer(
       first that is found counts.
     freeze: `(pattern, start, stop)`: such parameters and their moments stay
       as they are in `start <= step < stop`; `stop=None` is for ever.
-    clip_norm: Largest global gradient norm; 0 does not clip.
+    clip_norm: Largest norm of all gradients that are not frozen; 0 does not
+      clip.
     weight_decay: L2 penalty added to the gradient, as PyTorch's.
     **hyper_parameters: Of the named optimizer.
 
@@ -79,11 +100,15 @@ def make_optimizer(
     An optax transformation whose state is arrays alone.
 
   Raises:
-    ValueError: unknown name or hyper-parameter, or a pattern that is no
-      regular expression; on `init`, a pattern that no parameter matches.
+    ValueError: unknown name or hyper-parameter, a negative norm or decay, or a
+      pattern that is no regular expression; on `init`, a pattern that no
+      parameter matches.
   """
   if name not in OPTIMIZERS:
     raise ValueError(f"optimizer '{name}' is not one of {sorted(OPTIMIZERS)}")
+  for argument, value in [("clip_norm", clip_norm), ("decay", weight_decay)]:
+    if value < 0:
+      raise ValueError(f"optimizer {argument} {value} is negative; 0 is none")
   try:
     rule = OPTIMIZERS[name](**hyper_parameters)
   except TypeError as error:
@@ -104,13 +129,8 @@ def make_optimizer(
     return next(found, -1)
 
   def labels(params: Any) -> Any:
-    def label(path: Any, _: Any) -> str:
-      text = jax.tree_util.keystr(path, simple=True, separator="/")
-      return f"{first(multipliers, text)},{first(freeze, text)}"
-
     paths = [
-      jax.tree_util.keystr(path, simple=True, separator="/")
-      for path, _ in jax.tree_util.tree_leaves_with_path(params)
+      _path(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)
     ]
     # optax asks for the labels of masked and of update trees as well: only
     # a tree that has parameters can lack one.
@@ -119,7 +139,26 @@ def make_optimizer(
         raise ValueError(
           f"pattern '{pattern}' matches no parameter; there are {paths}"
         )
-    return jax.tree_util.tree_map_with_path(label, params)
+    return jax.tree_util.tree_map_with_path(
+      lambda path, _: (
+        f"{first(multipliers, _path(path))},{first(freeze, _path(path))}"
+      ),
+      params,
+    )
+
+  def without_frozen(gradients: Any, step: jax.Array) -> Any:
+    def leaf(path: Any, gradient: jax.Array) -> jax.Array:
+      rule = first(freeze, _path(path))
+      if rule < 0:
+        return gradient
+      _, start, stop = freeze[rule]
+      return jnp.where(_is_frozen(step, start, stop), 0, gradient)
+
+    return jax.tree_util.tree_map_with_path(leaf, gradients)
+
+  def scaled(updates: Any, step: jax.Array) -> Any:
+    rate = schedule(step)
+    return jax.tree.map(lambda u: (-rate * u).astype(u.dtype), updates)
 
   groups = {}
   for i, (_, factor) in enumerate([("", 1.0), *multipliers], start=-1):
@@ -127,12 +166,11 @@ def make_optimizer(
     groups[f"{i},-1"] = group
     for j, (_, start, stop) in enumerate(freeze):
       groups[f"{i},{j}"] = _freeze(group, start, stop)
-  chain = [
-    optax.partition(groups, labels) if len(groups) > 1 else rule,
-    optax.scale_by_learning_rate(schedule),
-  ]
+  chain = [optax.partition(groups, labels), _stateless(scaled)]
   if weight_decay:
     chain.insert(0, optax.add_decayed_weights(weight_decay))
   if clip_norm:
     chain.insert(0, optax.clip_by_global_norm(clip_norm))
+    # What does not move does not count.
+    chain.insert(0, _stateless(without_frozen))
   return optax.chain(*chain)

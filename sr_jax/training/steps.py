@@ -58,7 +58,7 @@ def make_prepare(
 def make_step(
   model: Any,
   *,
-  optimizer: optax.GradientTransformation,
+  optimizer: optax.GradientTransformationExtraArgs,
   loss_fn: Callable[..., jax.Array],
   prepare: Prepare,
   ema_decay: float = 0.0,
@@ -68,7 +68,7 @@ def make_step(
 
   Args:
     model: The generator.
-    optimizer: Of the generator.
+    optimizer: Of the generator; see `make_optimizer`.
     loss_fn: `(sr, hr) -> loss`, a mean over the batch.
     prepare: See `make_prepare`.
     ema_decay: Of the parameters' moving average; 0 keeps none.
@@ -113,7 +113,9 @@ def make_step(
     net = state.generator
     loss, grads = mean_gradients(net.params, batch)
     norm = optax.tree.norm(grads)
-    updates, opt_state = optimizer.update(grads, net.opt_state, net.params)
+    updates, opt_state = optimizer.update(
+      grads, net.opt_state, net.params, step=state.step
+    )
     params = optax.apply_updates(net.params, updates)
     ema = net.ema_params
     if ema is not None:

@@ -28,7 +28,7 @@ def _run(optimizer, steps, params=None, state=None, first=0):
   update = jax.jit(optimizer.update)
   for step in range(first, first + steps):
     grads = jax.tree.map(jnp.asarray, _grads(step))
-    updates, state = update(grads, state, params)
+    updates, state = update(grads, state, params, step=jnp.asarray(step))
     params = optax.apply_updates(params, updates)
   return params, state
 
@@ -98,13 +98,32 @@ def test_clipping_and_decay():
   optimizer = make_optimizer(
     constant(1.0), name="sgd", clip_norm=1.0, weight_decay=0.1
   )
-  updates, _ = optimizer.update(grads, optimizer.init(params), params)
+  updates, _ = optimizer.update(
+    grads, optimizer.init(params), params, step=jnp.asarray(0)
+  )
   # Five equal gradients of norm 1 altogether; the penalty is added after.
   expected = -(1 / np.sqrt(5) + 0.1 * np.asarray(params["body"]["kernel"]))
   np.testing.assert_allclose(updates["body"]["kernel"], expected, rtol=1e-5)
 
 
+def test_what_is_frozen_does_not_count_in_the_norm():
+  params = _params()
+  grads = jax.tree.map(jnp.zeros_like, params)
+  grads["body"]["kernel"] = jnp.asarray([100.0, 0.0])
+  grads["deconv"]["bias"] = jnp.asarray([0.5])
+  optimizer = make_optimizer(
+    constant(1.0), name="sgd", clip_norm=1.0, freeze=[("body", 0, 5)]
+  )
+  state = optimizer.init(params)
+  updates, _ = optimizer.update(grads, state, params, step=jnp.asarray(4))
+  np.testing.assert_allclose(updates["deconv"]["bias"], -0.5)
+  updates, _ = optimizer.update(grads, state, params, step=jnp.asarray(5))
+  np.testing.assert_allclose(updates["deconv"]["bias"], -0.005, rtol=1e-4)
+
+
 def test_bad_arguments_are_refused():
+  with pytest.raises(ValueError, match="clip_norm -1"):
+    make_optimizer(constant(1.0), clip_norm=-1.0)
   with pytest.raises(ValueError, match="adamw"):
     make_optimizer(constant(1.0), name="adamw")
   with pytest.raises(ValueError, match="beta1"):

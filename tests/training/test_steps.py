@@ -17,7 +17,7 @@ from sr_jax.ops.color import rgb_to_y
 from sr_jax.ops.resize import imresize
 from sr_jax.training import NetState, TrainState, make_optimizer, make_prepare
 from sr_jax.training import make_step as make_step_
-from sr_jax.training.schedules import constant
+from sr_jax.training.schedules import constant, multi_step
 from tests.golden import golden_io
 
 
@@ -121,6 +121,31 @@ def test_what_is_not_finite_changes_nothing():
     )
 
 
+def test_schedule_and_freezing_go_on_over_skipped_steps():
+  optimizer = make_optimizer(
+    multi_step(0.1, milestones=[2], gamma=0.1),
+    name="sgd",
+    freeze=[("gain", 3, 4)],
+  )
+  step = jax.jit(
+    make_step_(
+      Gain(),
+      optimizer=optimizer,
+      loss_fn=losses.mse,
+      prepare=lambda batch: (batch["x"], batch["y"]),
+    )
+  )
+  state, gain = _state(Gain(), optimizer, ema=False), 2.0
+  for i, rate in enumerate([0.1, None, 0.01, 0.0, 0.01]):
+    batch = _batch(i)
+    grad = 2 * np.mean((gain * batch["x"] - batch["y"]) * batch["x"])
+    if rate is None:
+      batch["x"][:] = np.nan
+    state, _ = step(state, batch, jax.random.key(0))
+    gain -= (rate or 0.0) * grad
+    np.testing.assert_allclose(state.generator.params["gain"], gain, rtol=1e-6)
+
+
 @pytest.mark.parametrize(("channels", "quantize"), [(1, False), (3, True)])
 def test_prepare_makes_what_the_papers_trained_on(channels, quantize):
   rng = np.random.default_rng(0)
@@ -161,7 +186,7 @@ jax.config.update("jax_default_matmul_precision", "highest")
 import numpy as np
 from sr_jax import losses, models, sharding
 from sr_jax.training import *
-from sr_jax.training.schedules import constant
+from sr_jax.training.schedules import constant, multi_step
 
 model = models.build("fsrcnn", scale=2, num_features=8, shrink_features=4,
                      num_blocks=1)
