@@ -1,35 +1,28 @@
-"""Trains a recipe: python train.py --config=configs/quickstart.py."""
+"""Trains a recipe, or goes on with one that was stopped.
 
-import sys
+python train.py --config=configs/quickstart.py
+python train.py --config=configs/fsrcnn.py:x3,adam --data_dir=/path/to/sets
+python train.py --config=configs/fsrcnn.py:x3 --config.data.train=/my/photos
+"""
 
 from absl import app, flags
-from etils import epath
 from ml_collections import config_flags
 
-_CONFIG = config_flags.DEFINE_config_file(
-  "config", None, "Recipe, configs/NAME.py or configs/NAME.py:VARIANT."
+from sr_jax.training import cli
+
+FLAGS = flags.FLAGS
+
+config_flags.DEFINE_config_file(
+  "config", None, "Recipe: configs/NAME.py, or configs/NAME.py:VARIANT."
 )
-_WORKDIR = flags.DEFINE_string(
-  "workdir", None, "Folder of the run; runs/<config.name> where not given."
-)
+flags.DEFINE_string("workdir", None, "Folder of the run; default runs/NAME.")
+flags.DEFINE_string("data_dir", None, "Folder of the sets; else SR_JAX_DATA.")
 
 
-def main(argv: list[str]) -> None:
-  """Parses the flags, and hands over."""
-  if len(argv) > 1:
-    raise app.UsageError(f"not a flag: {argv[1:]}")
-  if _CONFIG.value is None:
-    raise app.UsageError("give a recipe: --config=configs/quickstart.py")
-  # Imported late: --help and a mistyped flag should not wait for JAX.
-  from sr_jax import training
-
-  config = _CONFIG.value
-  workdir = epath.Path(_WORKDIR.value or f"runs/{config.name}")
-  try:
-    training.train(config, workdir)
-  except training.USER_ERRORS as error:
-    sys.exit(f"train.py: {error}")
+def main(_: list[str]) -> None:
+  """Hands the flags over."""
+  cli.main(FLAGS.config, workdir=FLAGS.workdir, data_dir=FLAGS.data_dir)
 
 
 if __name__ == "__main__":
-  app.run(main)
+  app.run(main, flags_parser=cli.parse_flags)

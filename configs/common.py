@@ -52,6 +52,45 @@ def scale_of(words: set[str], default: int) -> int:
   return scales[0] if scales else default
 
 
+def _optimizer(**fields: Any) -> ConfigDict:
+  """An optimizer with the fields that all have."""
+  return ConfigDict(
+    {
+      **fields,
+      # (pattern, factor) of the learning rate, by parameter path.
+      "multipliers": (),
+      # (pattern, first frozen step, first free step or None).
+      "freeze": (),
+      # Largest gradient norm; 0 does not clip.
+      "clip_norm": 0.0,
+      "weight_decay": 0.0,
+    }
+  )
+
+
+def adam(*, b1: float = 0.9, b2: float = 0.999) -> ConfigDict:
+  """Kingma & Ba 2015."""
+  return _optimizer(name="adam", b1=b1, b2=b2)
+
+
+def sgd(*, momentum: float) -> ConfigDict:
+  """Stochastic gradient descent with momentum."""
+  return _optimizer(name="sgd", momentum=momentum)
+
+
+def cosine(learning_rate: float, *periods: int, eta_min: float) -> ConfigDict:
+  """Cosine decay over each period, all from the same rate."""
+  return ConfigDict(
+    {
+      "name": "cosine_restarts",
+      "learning_rate": learning_rate,
+      "periods": periods,
+      "restart_weights": (1.0,) * len(periods),
+      "eta_min": eta_min,
+    }
+  )
+
+
 def base() -> Any:
   """All fields there are, with the values that suit most recipes."""
   return ConfigDict(
@@ -93,7 +132,7 @@ def base() -> Any:
       # sr_jax.losses, by name, its arguments, and its weight in the sum.
       "loss": ConfigDict({"name": "l1", "weight": 1.0}),
       # sr_jax.training.optimizers.make_optimizer(**optimizer).
-      "optimizer": ConfigDict({"name": "adam"}),
+      "optimizer": adam(),
       # sr_jax.training.schedules, by name, and its arguments.
       "schedule": ConfigDict({"name": "constant", "learning_rate": 2e-4}),
       "warm_up_steps": 0,
@@ -108,7 +147,10 @@ def base() -> Any:
       "log_every": 100,
       # Evaluation, sample pictures and a checkpoint.
       "eval_every": 5000,
-      "eval": {"benchmarks": ("set5",), "max_images": 0},
+      # Sets or folders, with commas between; 0 images are all.
+      "eval": {"benchmarks": "set5", "max_images": 0},
+      # Go on with a run that another config began.
+      "resume_changed": False,
       "keep_last": 2,
       "keep_best": 1,
     }
@@ -120,11 +162,12 @@ def smoke(config: Any) -> Any:
 
   What a test runs: every part of the real run, none of its size.
   """
+  config.name += "_smoke"
   config.steps = 4
   config.data.train = "photos"
   config.data.batch_size = 2
   config.data.scales = (1.0,)
-  config.eval.benchmarks = ("photos",)
+  config.eval.benchmarks = "photos"
   config.eval.max_images = 1
   config.log_every = 2
   config.eval_every = 2

@@ -1,4 +1,4 @@
-"""FSRCNN on T91 + BSD200, the classical 291 images.
+r"""FSRCNN on T91 + BSD200, the classical 291 images.
 
 Dong et al. 2016, tables 3 and 4: FSRCNN(56, 12, 4) on Set5 has 36.94 / 33.06 /
 30.55 dB at x2 / x3 / x4 when trained on the 91 images alone (PSNR, Y, crop of
@@ -15,7 +15,8 @@ Variants, after a colon and separated by commas:
   smoke        a few steps on the quickstart's photographs.
 
 Command:  python train.py --config=configs/fsrcnn.py:x3,adam
-          python train.py --config=configs/fsrcnn.py:x2,adam,from=runs/fsrcnn_x3
+          python train.py \\
+            --config=configs/fsrcnn.py:x2,adam,from=runs/fsrcnn_x3_adam
 Cost:     x3: under 60 minutes on 2 CPU cores; x2 and x4 a sixth of it. What
           it reaches is in docs/reproducing.md.
 Source:   the paper, sec. 4.1 (SGD, 1e-3, deconvolution at a tenth; Caffe's
@@ -59,21 +60,14 @@ def get_config(argument: str = "") -> ConfigDict:
   config.data.scales = (1.0, 0.9, 0.8, 0.7, 0.6)
   config.quantize_lr = False
   config.loss.name = "mse"
-  config.eval.benchmarks = ("set5",)
   if "adam" in words:
+    config.name += "_adam"
     # The smallest of the 91 images has 69 pixels.
     config.data.patch_size = {2: 40, 3: 60, 4: 64}[scale]
     config.data.batch_size = 8
     config.data.scales = (1.0,)
     config.steps = 240_000
-    config.schedule = ConfigDict(
-      {
-        "name": "cosine_restarts",
-        "learning_rate": 1e-3,
-        "periods": (config.steps,),
-        "eta_min": 1e-6,
-      }
-    )
+    config.schedule = common.cosine(1e-3, config.steps, eta_min=1e-6)
     config.ema_decay = 0.999
     config.log_every = 1000
     config.eval_every = 10_000
@@ -83,18 +77,14 @@ def get_config(argument: str = "") -> ConfigDict:
     config.steps = 3_000_000
     # Half the sum over a crop, averaged over the batch.
     config.loss.weight = config.data.patch_size**2 / 2
-    config.optimizer = ConfigDict(
-      {
-        "name": "sgd",
-        "momentum": 0.9,
-        "multipliers": (("deconv", 0.1),),
-      }
-    )
+    config.optimizer = common.sgd(momentum=0.9)
+    config.optimizer.multipliers = (("deconv", 0.1),)
     config.schedule = ConfigDict({"name": "constant", "learning_rate": 1e-3})
     config.log_every = 1000
     config.eval_every = 20_000
   if "from" in pairs:
     config.init_from = pairs["from"]
+    config.name += "_from"
     config.optimizer.freeze = ((r"^(?!deconv)", 0, None),)
     config.steps = config.steps // 6
     if "adam" in words:

@@ -2,8 +2,9 @@
 
 Command:  python train.py --config=configs/quickstart.py
 Data:     public-domain and CC0 photographs of scikit-image (docs/data.md);
-          two of them are kept for evaluation.
-Expected: at least 1.0 dB above bicubic on the two (PSNR, Y, crop 2).
+          three of them are kept for evaluation.
+Expected: at least 1.0 dB above bicubic on the three (PSNR, Y, crop 2); 1.18
+          when this was written.
 Cost:     under 3 minutes on 2 CPU cores.
 Source:   FSRCNN-s of Dong et al. 2016 (d=32, s=5, m=1), trained with Adam.
 """
@@ -26,6 +27,7 @@ def get_config(argument: str = "") -> ConfigDict:
       "shrink_features": 5,
       "num_blocks": 1,
       "padding": "edge",
+      "dtype": "float32",
     }
   )
   config.data.train = "photos"
@@ -33,16 +35,9 @@ def get_config(argument: str = "") -> ConfigDict:
   config.data.batch_size = 16
   config.quantize_lr = False
   config.loss.name = "mse"
-  config.schedule = ConfigDict(
-    {
-      "name": "cosine_restarts",
-      "learning_rate": 2e-3,
-      "periods": (config.steps,),
-      "eta_min": 1e-6,
-    }
-  )
+  config.schedule = common.cosine(2e-3, config.steps, eta_min=1e-6)
   config.ema_decay = 0.99
   config.log_every = 1000
   config.eval_every = 5000
-  config.eval.benchmarks = ("photos",)
+  config.eval.benchmarks = "photos"
   return common.smoke(config) if "smoke" in words else config

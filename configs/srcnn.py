@@ -40,9 +40,8 @@ def get_config(argument: str = "") -> ConfigDict:
   rgb = "mmagic" in words
   scale = common.scale_of(words, default=4 if rgb else 3)
   config.name = f"srcnn_{kernels[0]}_x{scale}{'_mmagic' if rgb else ''}"
-  training_set = "rgb_div2k" if rgb else "t91" if kernels == ["915"] else ""
-  if training_set:
-    config.published = f"srcnn_9-1-5_{training_set}"
+  if kernels == ["915"]:
+    config.published = f"srcnn_9-1-5_{'rgb_div2k' if rgb else 't91'}"
   config.model = ConfigDict(
     {
       "name": "srcnn",
@@ -64,16 +63,7 @@ def get_config(argument: str = "") -> ConfigDict:
     config.data.batch_size = 16
     config.data.num_workers = 4
     config.steps = 1_000_000
-    config.schedule = ConfigDict(
-      {
-        "name": "cosine_restarts",
-        "learning_rate": 2e-4,
-        "periods": (250_000,) * 4,
-        "restart_weights": (1.0, 1.0, 1.0, 1.0),
-        "eta_min": 1e-7,
-      }
-    )
-    config.optimizer = ConfigDict({"name": "adam", "b1": 0.9, "b2": 0.999})
+    config.schedule = common.cosine(2e-4, *(250_000,) * 4, eta_min=1e-7)
     return common.smoke(config) if "smoke" in words else config
   config.data.train = "t91"
   config.quantize_lr = False
@@ -82,23 +72,16 @@ def get_config(argument: str = "") -> ConfigDict:
   config.data.patch_size = -(-33 // scale) * scale
   config.data.batch_size = 128
   if "adam" in words:
+    config.name += "_adam"
     config.data.batch_size = 16
     config.steps = 400_000
-    config.schedule = ConfigDict(
-      {
-        "name": "cosine_restarts",
-        "learning_rate": 1e-3,
-        "periods": (config.steps,),
-        "eta_min": 1e-6,
-      }
-    )
+    config.schedule = common.cosine(1e-3, config.steps, eta_min=1e-6)
     config.ema_decay = 0.999
   else:
     config.steps = 6_250_000  # 8 * 10^8 crops
     # Half the sum over a crop, averaged over the batch.
     config.loss.weight = config.data.patch_size**2 / 2
-    config.optimizer = ConfigDict(
-      {"name": "sgd", "momentum": 0.9, "multipliers": (("conv3", 0.1),)}
-    )
+    config.optimizer = common.sgd(momentum=0.9)
+    config.optimizer.multipliers = (("conv3", 0.1),)
     config.schedule = ConfigDict({"name": "constant", "learning_rate": 1e-4})
   return common.smoke(config) if "smoke" in words else config

@@ -73,22 +73,38 @@ def batch_sharding(mesh: Mesh, ndim: int) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec(*spec))
 
 
-def check_batch(mesh: Mesh, shape: Sequence[int]) -> None:
+def check_batch(
+  mesh: Mesh, shape: Sequence[int], *, accumulate: int = 1
+) -> None:
   """Refuses a global batch of images that the mesh cannot share out.
 
+  Args:
+    mesh: Of the run.
+    shape: Of all hosts' images together.
+    accumulate: Parts into which the step splits the batch.
+
   Raises:
-    ValueError: the batch or the rows do not divide.
+    ValueError: the batch or the rows do not divide, or a host would have to
+      read what another one reads.
   """
   chips = mesh.shape["data"] * mesh.shape["fsdp"]
-  if shape[0] % chips:
+  if shape[0] % (chips * accumulate):
     raise ValueError(
-      f"batch_size {shape[0]} is not a multiple of the {chips} devices that "
-      "share it out; change config.data.batch_size or config.mesh"
+      f"batch_size {shape[0]} is not a multiple of {chips} devices that share "
+      f"it out times {accumulate} parts (config.accumulate); change "
+      "config.data.batch_size or config.mesh"
     )
   if shape[-3] % mesh.shape["space"]:
     raise ValueError(
       f"{shape[-3]} image rows (the crop with its margin) are not a multiple "
       f"of mesh space={mesh.shape['space']}; change config.data.patch_size"
+    )
+  rows = mesh.devices.reshape(chips, -1)
+  if any(len({d.process_index for d in row}) > 1 for row in rows):
+    raise ValueError(
+      f"mesh space={mesh.shape['space']} shares the rows of one image out over "
+      "hosts, and each host reads whole images; space must divide the "
+      f"{jax.local_device_count()} devices of a host"
     )
 
 
@@ -123,3 +139,12 @@ def state_sharding(mesh: Mesh, state: Any) -> Any:
     return NamedSharding(mesh, PartitionSpec(*spec))
 
   return jax.tree.map(leaf, state)
+
+
+def to_host(mesh: Mesh, tree: Any) -> Any:
+  """NumPy arrays of the whole values, on every process.
+
+  All processes must call it together: what lies on another host is gathered.
+  """
+  gathered = jax.jit(lambda x: x, out_shardings=replicated(mesh))(tree)
+  return jax.device_get(gathered)

@@ -48,7 +48,8 @@ def build(name: str, **kwargs: Any) -> nn.Module:
     A linen module: `model.apply(variables, lr) -> sr`.
 
   Raises:
-    ValueError: unknown name or argument; the message names the nearest.
+    ValueError: unknown name or argument (the message names the nearest), or a
+      size that is not positive.
   """
   if name not in MODELS:
     known = sorted(MODELS)
@@ -57,13 +58,25 @@ def build(name: str, **kwargs: Any) -> nn.Module:
     )
   make = MODELS[name]
   given = make.keywords if isinstance(make, functools.partial) else {}
-  kind = make.func if isinstance(make, functools.partial) else make
+  kind: Any = make.func if isinstance(make, functools.partial) else make
   known = [arg for arg in _arguments(kind) if arg not in given]
   for key in kwargs:
     if key not in known:
       raise ValueError(
         f"model '{name}' has no argument '{key}'{_nearest(key, known)} "
         f"It takes {known}"
+      )
+  defaults = {field.name: field.default for field in dataclasses.fields(kind)}
+  for key, value in kwargs.items():
+    sizes = value if isinstance(value, (list, tuple)) else [value]
+    first = defaults[key]
+    first = first[0] if isinstance(first, tuple) else first
+    if type(first) is int and not all(
+      isinstance(size, int) and size >= 1 for size in sizes
+    ):
+      raise ValueError(
+        f"{key} {value!r} of model '{name}' must be a positive integer, such "
+        f"as {defaults[key]}"
       )
   # Configs and JSON have lists where a hashable module needs tuples, and
   # names where the computation needs a dtype.

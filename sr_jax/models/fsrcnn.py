@@ -14,7 +14,7 @@ _PRELU_HE = nn.initializers.variance_scaling(
 )
 
 
-class FSRCNN(nn.Module):
+class FSRCNN(nn.Module, kw_only=True):
   """Feature extraction, shrinking, mapping, expanding, deconvolution.
 
   Attributes:

@@ -8,7 +8,7 @@ from sr_jax.models.layers import check_lr
 from sr_jax.ops.resize import imresize
 
 
-class Interpolate(nn.Module):
+class Interpolate(nn.Module, kw_only=True):
   """MATLAB's imresize by an integer factor: the baseline of every table.
 
   Attributes:

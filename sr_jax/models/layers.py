@@ -28,6 +28,10 @@ def check_lr(model: nn.Module, lr: jax.Array, *, channels: int | None) -> None:
       f"{kind} takes lr as [batch, height, width, channels], got shape "
       f"{lr.shape}; a single image is lr[None]"
     )
+  if not jnp.issubdtype(lr.dtype, jnp.floating):
+    raise ValueError(
+      f"lr is {lr.dtype}; {kind} takes floats in [0, 1]: divide by 255"
+    )
   if channels is not None and lr.shape[-1] != channels:
     raise ValueError(
       f"lr has {lr.shape[-1]} channels, but {kind} was built with "
@@ -88,8 +92,8 @@ class ConvTranspose(nn.Module):
     if not 0 <= output_padding < stride:
       raise ValueError(
         f"a {size}x{size} deconvolution of stride {stride} cannot drop {crop} "
-        f"pixels at the beginning; between {-(-(size - stride) // 2)} and "
-        f"{(size - 1) // 2} can go"
+        "pixels at the beginning (FSRCNN's deconv_padding); between "
+        f"{-(-(size - stride) // 2)} and {(size - 1) // 2} can go"
       )
     kernel = self.param(
       "kernel", self.kernel_init, (size, size, x.shape[-1], self.features)

@@ -16,7 +16,7 @@ _UPSAMPLERS = {
 }
 
 
-class SRCNN(nn.Module):
+class SRCNN(nn.Module, kw_only=True):
   """Patch extraction, non-linear mapping, reconstruction.
 
   Takes the low-resolution image and enlarges it itself, by bicubic

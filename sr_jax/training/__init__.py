@@ -6,11 +6,7 @@ from sr_jax.training.optimizers import make_optimizer
 from sr_jax.training.state import NetState, TrainState
 from sr_jax.training.steps import make_prepare, make_step
 
-#: What a user can mend: shown as one line, without a traceback.
-USER_ERRORS = (ValueError, OSError, CheckpointError, NonFiniteError)
-
 __all__ = [
-  "USER_ERRORS",
   "CheckpointError",
   "Checkpoints",
   "NetState",

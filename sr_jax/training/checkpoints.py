@@ -15,6 +15,8 @@ from orbax.checkpoint.checkpoint_managers import (
 
 from sr_jax.training.state import TrainState
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
 
 class CheckpointError(RuntimeError):
   """A checkpoint could not be written or read."""
@@ -98,7 +100,7 @@ class Checkpoints:
         force=True,  # else skipped while the last one is still being written
       )
     except Exception as error:
-      raise self._explained(error, step) from error
+      raise self.explained(error, step) from error
 
   def restore(
     self, state: TrainState, step: int | None = None
@@ -130,9 +132,10 @@ class Checkpoints:
       )
     except Exception as error:
       raise CheckpointError(
-        f"checkpoint {step} in {self._directory} cannot be read for this "
-        "config (another model or optimizer? then give another --workdir): "
-        f"{error}"
+        f"checkpoint {step} in {self._directory} cannot be read: it is of "
+        "another model or optimizer (then give another --workdir), or damaged "
+        f"(then delete {self._directory / str(step)}, and the run goes on from "
+        f"the one before). {str(error).splitlines()[0]}"
       ) from error
     return restored["state"], restored["data"]
 
@@ -145,41 +148,47 @@ class Checkpoints:
     try:
       self._manager.wait_until_finished()
     except Exception as error:
-      raise self._explained(error, None) from error
+      raise self.explained(error) from error
 
   def close(self) -> None:
     """Ends the writing threads, after what they have begun."""
     self._manager.close()
 
-  def _explained(self, error: Exception, step: int | None) -> CheckpointError:
+  def explained(
+    self, error: Exception, step: int | None = None
+  ) -> CheckpointError:
     """What happened, what is safe and what to do, in one message."""
-    what = "a checkpoint" if step is None else f"checkpoint {step}"
+    what = "the run's files" if step is None else f"checkpoint {step}"
     # A failed write must not count as the last good one.
     self._manager.reload()
     last = self.latest
     safe = f"checkpoint {last} is whole" if last is not None else "none is left"
-    cause: BaseException | None = error
-    while cause is not None:
-      full = isinstance(cause, OSError) and cause.errno in (
-        errno.ENOSPC,
-        errno.EDQUOT,
+    if is_disk_full(error):
+      return CheckpointError(
+        f"disk full: {what} could not be written to {self._directory}; {safe}. "
+        "Free some space and start the same command again, and it goes on "
+        "from there"
       )
-      if full or "No space left on device" in str(cause):
-        return CheckpointError(
-          f"disk full: {what} could not be written to {self._directory}; "
-          f"{safe}. Free some space and start the same command again, and it "
-          "goes on from there"
-        )
-      cause = cause.__cause__ or cause.__context__
     return CheckpointError(
       f"{what} could not be written to {self._directory}; {safe}: {error}"
     )
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+  """Whether an error, or one that it came from, is a disk without space."""
+  while error is not None:
+    if "No space left on device" in str(error):
+      return True
+    if isinstance(error, OSError) and error.errno in _FULL:
+      return True
+    error = error.__cause__ or error.__context__
+  return False
 
 
 def abstract(state: Any, shardings: Any) -> Any:
   """Shapes, dtypes and shardings, for `Checkpoints.restore`."""
   return jax.tree.map(
     lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-    jax.eval_shape(lambda: state) if callable(state) else state,
+    state,
     shardings,
   )

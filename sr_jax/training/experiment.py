@@ -4,14 +4,17 @@ import dataclasses
 import difflib
 import functools
 import inspect
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from etils import epath
 
 from sr_jax import degradations, losses, models
+from sr_jax.evaluation.published import published
 from sr_jax.training.optimizers import make_optimizer
 from sr_jax.training.schedules import SCHEDULES, Schedule, warm_up
 from sr_jax.training.state import NetState, TrainState
@@ -23,6 +26,25 @@ LOSSES: dict[str, Callable[..., jax.Array]] = {
   "l1": losses.l1,
   "mse": losses.mse,
 }
+
+
+#: Fields that may change when a run goes on; all else changes what it computes.
+_MAY_CHANGE = (
+  "data.cache",
+  "data.data_dir",
+  "data.num_workers",
+  "eval",
+  "eval_every",
+  "keep_best",
+  "keep_last",
+  "log_every",
+  "max_skipped",
+  "mesh",
+  "name",
+  "published",
+  "resume_changed",
+  "steps",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,6 +168,21 @@ def build(config: Config) -> Experiment:
       f"config.data.batch_size {config.data.batch_size} is not a multiple of "
       f"config.accumulate {config.accumulate}"
     )
+  for name in ("warm_up_steps", "keep_best"):
+    if config[name] < 0:
+      raise ValueError(f"config.{name} is {config[name]}; 0 is none")
+  if config.eval.max_images < 0:
+    raise ValueError(
+      f"config.eval.max_images is {config.eval.max_images}; 0 is all"
+    )
+  if config.published and config.published not in published():
+    raise ValueError(
+      f"config.published '{config.published}' is not one of "
+      f"{sorted(published())}"
+    )
+  rate = config.schedule.get("learning_rate", 1.0)
+  if not 0 < rate < 10:
+    raise ValueError(f"config.schedule.learning_rate {rate} is not in (0, 10)")
   if not 0 <= config.ema_decay < 1:
     raise ValueError(f"config.ema_decay {config.ema_decay} is not in [0, 1)")
   model = models.build(**config.model)
@@ -198,3 +235,43 @@ def _lr(config: Config, model: Any) -> jax.ShapeDtypeStruct:
     )
   side = config.data.patch_size // scale
   return jax.ShapeDtypeStruct((1, side, side, channels), jnp.float32)
+
+
+def check_unchanged(config: Config, stored: epath.Path) -> None:
+  """Refuses to go on with what another config began.
+
+  Args:
+    config: Of this process.
+    stored: `config.json` of the run, if there is one.
+
+  Raises:
+    ValueError: the fields that differ, with both values.
+  """
+  if not stored.exists() or config.resume_changed:
+    return
+  text = json.dumps(config.to_dict(), default=list)
+  new = _flat(json.loads(text))
+  old = _flat(json.loads(stored.read_text()))
+  changed = [
+    f"config.{key} was {old.get(key)!r}, is {new.get(key)!r}"
+    for key in sorted(old.keys() | new.keys())
+    if old.get(key) != new.get(key)
+    and not any(key == x or key.startswith(x + ".") for x in _MAY_CHANGE)
+  ]
+  if changed:
+    raise ValueError(
+      f"{stored.parent} holds a run of another config: {'; '.join(changed)}. "
+      "Give another --workdir, or --config.resume_changed=True to go on with "
+      "the new one"
+    )
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+  """`{"a": {"b": 1}}` as `{"a.b": 1}`."""
+  flat = {}
+  for key, value in tree.items():
+    if isinstance(value, dict):
+      flat |= _flat(value, f"{prefix}{key}.")
+    else:
+      flat[prefix + key] = value
+  return flat

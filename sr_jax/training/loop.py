@@ -1,7 +1,9 @@
 """The loop of every recipe: draw, step, log, evaluate, checkpoint."""
 
 import collections
+import contextlib
 import json
+import os
 import time
 from typing import Any
 
@@ -11,11 +13,17 @@ from absl import logging
 from etils import epath
 
 from sr_jax import data, sharding, weights
-from sr_jax.evaluation import benchmark, networks, pictures
+from sr_jax.evaluation import benchmark, pictures
 from sr_jax.training import experiment as experiments
-from sr_jax.training.checkpoints import Checkpoints, abstract
+from sr_jax.training.checkpoints import (
+  CheckpointError,
+  Checkpoints,
+  abstract,
+  is_disk_full,
+)
 from sr_jax.training.state import TrainState
-from sr_jax.training.writers import Writers
+from sr_jax.training.warm_start import warm_start
+from sr_jax.training.writers import Writers, write_beside
 from sr_jax.types import Config
 
 #: Side of the sample pictures, in pixels of ground truth.
@@ -39,26 +47,56 @@ def train(config: Config, workdir: epath.PathLike) -> dict[str, float]:
     The last evaluation: `"<set>/psnr"`, `"<set>/bicubic_psnr"` and so on.
 
   Raises:
-    ValueError, FileNotFoundError: config or data are of no use.
+    ValueError, FileNotFoundError: config or data are of no use, or the config
+      is not the one that the run was begun with.
     CheckpointError: a checkpoint could not be written or read.
     NonFiniteError: see `config.max_skipped`.
   """
-  # orbax tells a page about each checkpoint.
-  logging.set_verbosity(logging.WARNING)
-  return _Run(config, epath.Path(workdir).expanduser()).run()
+  # orbax tells a page about each checkpoint, and more when it also raises.
+  logging.set_verbosity(logging.FATAL)
+  workdir = _absolute(workdir)
+  try:
+    with contextlib.ExitStack() as stack:
+      return _Run(config, workdir, stack).run()
+  except Exception as error:
+    if is_disk_full(error) and not isinstance(error, CheckpointError):
+      raise CheckpointError(
+        f"disk full: {workdir} could not be written to; the checkpoints in it "
+        "are whole. Free some space and start the same command again"
+      ) from error
+    raise
 
 
 class _Run:
   """One process's part of one run."""
 
-  def __init__(self, config: Config, workdir: epath.Path):
+  def __init__(
+    self, config: Config, workdir: epath.Path, stack: contextlib.ExitStack
+  ):
     self.config, self.workdir = config, workdir
     self.main = jax.process_index() == 0
     parts = experiments.build(config)
     self.parts = parts
     self.mesh = sharding.make_mesh(**config.mesh)
     side = config.data.patch_size + 2 * parts.margin * parts.scale
-    sharding.check_batch(self.mesh, (config.data.batch_size, side, side, 3))
+    sharding.check_batch(
+      self.mesh,
+      (config.data.batch_size, side, side, 3),
+      accumulate=config.accumulate,
+    )
+    experiments.check_unchanged(config, workdir / "config.json")
+    # A folder goes by its last name.
+    names = [x for x in config.eval.benchmarks.split(",") if x]
+    labels = [name.rstrip("/").rpartition("/")[2] for name in names]
+    if len(set(labels)) < len(labels):
+      raise ValueError(
+        f"config.eval.benchmarks '{config.eval.benchmarks}' has two of one "
+        "name; rename a folder"
+      )
+    self.benchmarks = {
+      label: self._prepare(name)
+      for label, name in zip(labels, names, strict=True)
+    }
     self.loader = data.make_loader(
       config.data.train,
       batch_size=config.data.batch_size // jax.process_count(),
@@ -77,36 +115,38 @@ class _Run:
       shard_index=jax.process_index(),
       shard_count=jax.process_count(),
     )
-    # A folder goes by its last name.
-    self.benchmarks = {
-      name.rstrip("/").rpartition("/")[2]: self._prepare(name)
-      for name in config.eval.benchmarks
-    }
+    _close_at_end(stack, self.loader)
     (self.workdir / "weights").mkdir(parents=True, exist_ok=True)
-    if self.main:
-      _write_text(
-        self.workdir / "config.json",
-        json.dumps(config.to_dict(), indent=2, default=list),
-      )
     self.checkpoints = Checkpoints(
       self.workdir / "checkpoints",
       keep_last=config.keep_last,
       keep_best=config.keep_best,
     )
+    _close_at_end(stack, self.checkpoints)
     self.best: float | None = None
+    self.anew: list[str] = []
     self.state = self._begin()
+    if self.main:
+      text = json.dumps(config.to_dict(), indent=2, default=list)
+      write_beside(self.workdir / "config.json", text.encode())
     self.writers = Writers(
       self.workdir,
       steps=config.steps,
       start=int(self.state.step),
       active=self.main,
     )
+    _close_at_end(stack, self.writers)
 
   def _prepare(self, name: str) -> benchmark.PreparedBenchmark:
     """A set to evaluate on, or as much of it as the config asks for."""
     config = self.config
-    data_dir = config.data.data_dir or None
-    images = data.load_images(name, data_dir=data_dir)
+    try:
+      images = data.load_images(name, data_dir=config.data.data_dir or None)
+    except FileNotFoundError as error:
+      raise FileNotFoundError(
+        f"{error}\nTo evaluate on something else, "
+        "--config.eval.benchmarks=photos or a folder of images"
+      ) from error
     return benchmark.prepare(
       name,
       scale=self.parts.scale,
@@ -127,85 +167,60 @@ class _Run:
     init = jax.jit(self.parts.init_state, out_shardings=self.shardings)
     state = init(key)
     if self.config.init_from:
-      state = self._warm_start(state)
-    return state
-
-  def _warm_start(self, state: TrainState) -> TrainState:
-    """Parameters of the same path and shape from another network's."""
-    source = networks.load_network(self.config.init_from)
-    given = dict(_by_path(source.variables["params"]))
-    params = state.generator.params
-    missing = [
-      path
-      for path, leaf in _by_path(params)
-      if path not in given or given[path].shape != leaf.shape
-    ]
-    if len(missing) == len(jax.tree.leaves(params)):
-      raise ValueError(
-        f"config.init_from '{self.config.init_from}' has no parameter of "
-        f"{self.config.model.name}; it has {sorted(given)}"
+      state, self.anew = warm_start(
+        state, self.config.init_from, freeze=self.config.optimizer.freeze
       )
-    if missing and self.main:
-      print(f"warm start: {missing} begin anew", flush=True)
-
-    def leaf(path: Any, x: jax.Array) -> jax.Array:
-      key = jax.tree_util.keystr(path, simple=True, separator="/")
-      return x if key in missing else jax.device_put(given[key], x.sharding)
-
-    params = jax.tree_util.tree_map_with_path(leaf, params)
-    net = state.generator.replace(params=params)
-    if net.ema_params is not None:
-      net = net.replace(ema_params=jax.tree.map(jax.numpy.copy, params))
-    return state.replace(generator=net)
+    return state
 
   def _compiled(self) -> Any:
     """The step with its randomness, over the mesh, its old state donated."""
-    key = jax.random.key(self.config.seed)
 
-    def step(state: TrainState, batch: Any) -> Any:
+    def step(state: TrainState, batch: Any, key: jax.Array) -> Any:
       return self.parts.step(state, batch, jax.random.fold_in(key, state.step))
 
+    everywhere = sharding.replicated(self.mesh)
     return jax.jit(
       step,
-      in_shardings=(self.shardings, None),
-      out_shardings=(self.shardings, sharding.replicated(self.mesh)),
+      in_shardings=(self.shardings, None, everywhere),
+      out_shardings=(self.shardings, everywhere),
       donate_argnums=0,
     )
 
   def run(self) -> dict[str, float]:
+    """From where the state stands to `config.steps`."""
     config, step_fn = self.config, self._compiled()
     start = int(self.state.step)
     self._announce(start)
-    batches = iter(self.loader)
-    pending: collections.deque = collections.deque()
+    if start >= config.steps:
+      results, notes = self._evaluate(start)
+      self._save_weights(results, notes, best=False)
+      return results
+    key = jax.device_put(
+      jax.random.key(config.seed), sharding.replicated(self.mesh)
+    )
+    batches, pending, results = iter(self.loader), collections.deque(), {}
     skipped_on_end, since, since_step = 0, time.monotonic(), start
-    results = {}
-    try:
-      for step in range(start + 1, config.steps + 1):
-        batch = sharding.global_batch(self.mesh, next(batches))
-        with jax.transfer_guard("disallow"):
-          self.state, metrics = step_fn(self.state, batch)
-        pending.append(metrics)
-        if len(pending) > 1:  # the host runs one step ahead, no more
-          jax.block_until_ready(pending[-2])
-        last = step == config.steps
-        if step % config.log_every == 0 or last:
-          skipped_on_end = self._log(
-            step, list(pending), skipped_on_end, since, since_step
-          )
-          pending.clear()
-          since, since_step = time.monotonic(), step
-        if step % config.eval_every == 0 or last:
-          results = self._evaluate(step)
-          self._checkpoint(results)
-          since, since_step = time.monotonic(), step
-      if start >= config.steps:
-        results = self._evaluate(start)
-      self.checkpoints.wait()
-    finally:
-      self.writers.close()
-      self.loader.close()
-      self.checkpoints.close()
+    for step in range(start + 1, config.steps + 1):
+      batch = sharding.global_batch(self.mesh, next(batches))
+      with jax.transfer_guard("disallow"):
+        self.state, metrics = step_fn(self.state, batch, key)
+      pending.append(metrics)
+      if len(pending) > 1:  # the host runs one step ahead, no more
+        jax.block_until_ready(pending[-2])
+      last = step == config.steps
+      if step % config.log_every == 0 or last:
+        seconds = time.monotonic() - since
+        rate = (step - since_step) / max(seconds, 1e-9)
+        skipped_on_end = self._log(step, list(pending), skipped_on_end, rate)
+        pending.clear()
+        since, since_step = time.monotonic(), step
+      if step % config.eval_every == 0 or last:
+        jax.block_until_ready(self.state)
+        paused = time.monotonic()
+        results, notes = self._evaluate(step)
+        self._checkpoint(results, notes)
+        since += time.monotonic() - paused
+    self.checkpoints.wait()
     return results
 
   def _announce(self, start: int) -> None:
@@ -219,60 +234,62 @@ class _Run:
       f"{dict(self.mesh.shape)}; {self.workdir}"
     )
     if start:
-      self.writers.line(f"goes on from step {start:,} of {config.steps:,}")
+      done = ": there is nothing left to train" if start >= config.steps else ""
+      self.writers.line(
+        f"goes on from step {start:,} of {config.steps:,}{done}"
+      )
+    if self.anew:
+      self.writers.line(
+        f"from {config.init_from}, but for what begins anew: {self.anew}"
+      )
 
   def _log(
-    self,
-    step: int,
-    pending: list[Any],
-    skipped_on_end: int,
-    since: float,
-    since_step: int,
+    self, step: int, pending: list[Any], skipped_on_end: int, rate: float
   ) -> int:
     """One line and one point a period; returns the steps skipped on end."""
     config = self.config
     values = jax.device_get(pending)
-    seconds = max(time.monotonic() - since, 1e-9)
-    for value in values:
+    for at, value in enumerate(values, start=step + 1 - len(values)):
       skipped_on_end = skipped_on_end + 1 if value["skipped"] else 0
       if skipped_on_end >= config.max_skipped:
         last = self.checkpoints.latest
+        good = "none was written yet" if last is None else f"is step {last}"
         raise NonFiniteError(
           f"loss or gradient not finite for {skipped_on_end} steps on end, "
-          f"between steps {since_step + 1 - config.max_skipped} and {step}; "
-          f"the last good checkpoint is step {last} in {self.workdir}. Lower "
-          "config.schedule.learning_rate or set config.optimizer.clip_norm"
+          f"steps {at + 1 - skipped_on_end} to {at}; the last good checkpoint "
+          f"in {self.workdir}: {good}. Lower config.schedule.learning_rate or "
+          "set config.optimizer.clip_norm"
         )
-    good = [v for v in values if not v["skipped"]] or values
-    rate = (step - since_step) / seconds
+    good = [v for v in values if not v["skipped"]]
+    skipped = len(values) - len(good)
     scalars = {
-      "loss": float(np.mean([v["loss"] for v in good])),
-      "grad_norm": float(np.mean([v["grad_norm"] for v in good])),
-      "skipped": float(sum(v["skipped"] for v in values)),
+      "loss": float(np.mean([v["loss"] for v in good or values])),
+      "grad_norm": float(np.mean([v["grad_norm"] for v in good or values])),
+      "skipped": float(skipped),
       "learning_rate": float(self.parts.schedule(step - 1)),
       "images_per_second": rate * config.data.batch_size,
     }
-    left = time.strftime("%H:%M:%S", time.gmtime((config.steps - step) / rate))
-    days = int((config.steps - step) / rate // 86400)
+    days, seconds = divmod(round((config.steps - step) / rate), 86400)
+    left = time.strftime("%H:%M:%S", time.gmtime(seconds))
     self.writers.line(
       f"step {step:>7,}/{config.steps:,}  loss {scalars['loss']:.4g}  "
-      f"lr {scalars['learning_rate']:.3g}  "
+      f"learning rate {scalars['learning_rate']:.3g}  "
       f"{scalars['images_per_second']:,.0f} images/s  "
       f"{f'{days}d ' if days else ''}{left} left"
-      + (
-        f"  {scalars['skipped']:.0f} skipped (not finite)"
-        if scalars["skipped"]
-        else ""
-      )
+      f"{f'  {skipped} skipped (not finite)' if skipped else ''}"
     )
     self.writers.progress(step, f"{rate:.1f} steps/s")
     self.writers.scalars(step, scalars)
     return skipped_on_end
 
-  def _evaluate(self, step: int) -> dict[str, float]:
-    """Every benchmark by the protocol of the tables, and a picture of each."""
-    variables = jax.device_get(self.state.generator.variables)
-    results = {}
+  def _evaluate(self, step: int) -> tuple[dict[str, float], dict[str, str]]:
+    """Every benchmark by the protocol of the tables, and a picture of each.
+
+    Returns:
+      The figures, and the protocol of each.
+    """
+    variables = sharding.to_host(self.mesh, self.state.generator.variables)
+    results, notes = {}, {}
     for name, prepared in self.benchmarks.items():
       result = benchmark.evaluate(
         self.parts.model, variables, prepared, keep_outputs=True
@@ -282,14 +299,19 @@ class _Run:
         f"{name}/ssim": result.ssim,
         f"{name}/bicubic_psnr": result.bicubic_psnr,
       }
+      notes |= {
+        f"{name}/psnr_protocol": str(result.protocol),
+        f"{name}/ssim_protocol": str(result.ssim_protocol),
+      }
       gain = result.psnr - result.bicubic_psnr
       self.writers.line(
-        f"{name} x{self.parts.scale} at step {step:,}: PSNR "
+        f"{name} x{self.parts.scale} ({result.protocol.colour}, crop "
+        f"{result.protocol.crop_border}) at step {step:,}: PSNR "
         f"{result.psnr:.2f} dB, bicubic {result.bicubic_psnr:.2f} dB, "
         f"{'better' if gain > 0 else 'worse'} than bicubic by {gain:+.2f} dB"
       )
       panels = pictures.panels(
-        prepared.images[0][1],
+        benchmark.ground_truth(prepared.images, 0)[1],
         {self.config.model.name: result.outputs[0]},
         scale=self.parts.scale,
       )
@@ -299,42 +321,58 @@ class _Run:
         name,
         pictures.side_by_side({k: v[window] for k, v in panels.items()}),
       )
-    self.writers.scalars(step, results)
-    return results
+    self.writers.scalars(step, results, notes=notes)
+    return results, notes
 
-  def _checkpoint(self, results: dict[str, float]) -> None:
-    """State and place in the data, and the weights that eval.py reads."""
+  def _checkpoint(
+    self, results: dict[str, float], notes: dict[str, str]
+  ) -> None:
+    """The weights that eval.py reads; then state and place in the data."""
     first = next(iter(self.benchmarks), None)
     psnr = results.get(f"{first}/psnr")
     best = psnr is not None and (self.best is None or psnr > self.best)
     self.best = psnr if best else self.best
+    self._save_weights(results, notes, best=best)
     self.checkpoints.save(
       self.state,
       {"loader": self.loader.get_state(), "best": self.best},
       metrics={"psnr": psnr} if psnr is not None else None,
     )
+
+  def _save_weights(
+    self, results: dict[str, float], notes: dict[str, str], *, best: bool
+  ) -> None:
+    """`weights/last.safetensors`, and `best` where it is."""
+    variables = sharding.to_host(self.mesh, self.state.generator.variables)
     if not self.main:
       return
-    variables = jax.device_get(self.state.generator.variables)
     for name in ("last", "best") if best else ("last",):
       weights.save(
         self.workdir / "weights" / f"{name}.safetensors",
         self.parts.model,
         variables,
         config=self.config.to_dict(),
-        figures={"step": int(self.state.step), **results},
+        figures={"step": int(self.state.step), **results, **notes},
       )
 
 
-def _by_path(tree: Any) -> list[tuple[str, Any]]:
-  return [
-    (jax.tree_util.keystr(path, simple=True, separator="/"), leaf)
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-  ]
+def _absolute(workdir: epath.PathLike) -> epath.Path:
+  """The folder of the run, as orbax wants it; a bucket's address as it is."""
+  text = str(workdir)
+  if "://" not in text:
+    text = os.path.abspath(os.path.expanduser(text))
+  path = epath.Path(text)
+  if path.exists() and not path.is_dir():
+    raise ValueError(f"workdir {path} is a file; give another folder")
+  return path
 
 
-def _write_text(path: epath.Path, text: str) -> None:
-  """Writes beside, then renames."""
-  beside = path.parent / (path.name + ".tmp")
-  beside.write_text(text)
-  beside.replace(path)
+def _close_at_end(stack: contextlib.ExitStack, part: Any) -> None:
+  """Closes a part of the run; what stopped the run is what is told."""
+
+  def close(kind: Any, *_: Any) -> None:
+    hidden = () if kind is None else (Exception,)
+    with contextlib.suppress(*hidden):
+      part.close()
+
+  stack.push(close)

@@ -29,9 +29,9 @@ def _freeze(
   """
 
   def update(
-    updates: Any, state: Any, params: Any = None, *, step: jax.Array, **_: Any
+    updates: Any, state: Any, params: Any = None, **extra: Any
   ) -> tuple[Any, Any]:
-    frozen = _is_frozen(step, start, stop)
+    frozen = _is_frozen(extra["step"], start, stop)
     moved, new_state = inner.update(updates, state, params)
     moved = jax.tree.map(lambda u: jnp.where(frozen, 0, u), moved)
     held = jax.tree.map(
@@ -48,14 +48,12 @@ def _stateless(
   """Updates that depend on the step and on nothing else."""
 
   def update(
-    updates: Any, state: Any, params: Any = None, *, step: jax.Array, **_: Any
+    updates: Any, state: Any, params: Any = None, **extra: Any
   ) -> tuple[Any, Any]:
     del params
-    return function(updates, step), state
+    return function(updates, extra["step"]), state
 
-  return optax.GradientTransformationExtraArgs(
-    lambda _: optax.EmptyState(), update
-  )
+  return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
 
 
 def _path(path: Any) -> str:
@@ -166,7 +164,7 @@ def make_optimizer(
     groups[f"{i},-1"] = group
     for j, (_, start, stop) in enumerate(freeze):
       groups[f"{i},{j}"] = _freeze(group, start, stop)
-  chain = [optax.partition(groups, labels), _stateless(scaled)]
+  chain: list[Any] = [optax.partition(groups, labels), _stateless(scaled)]
   if weight_decay:
     chain.insert(0, optax.add_decayed_weights(weight_decay))
   if clip_norm:

@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import cv2
 import numpy as np
@@ -39,16 +38,11 @@ class Writers:
     self._workdir = epath.Path(workdir)
     self._jsonl = self._workdir / "metrics.jsonl"
     self._console = Console(stderr=True, highlight=False, soft_wrap=True)
-    kept = []
+    self._lines = []
     if self._jsonl.exists():
       lines = self._jsonl.read_text().splitlines()
-      kept = [line for line in lines if _step_of(line) <= start]
-    beside = self._workdir / "metrics.jsonl.tmp"
-    beside.write_text("".join(line + "\n" for line in kept))
-    beside.replace(self._jsonl)
-    self._events = SummaryWriter(
-      str(self._workdir), purge_step=start + 1 if kept else None
-    )
+      self._lines = [line for line in lines if _step_of(line) <= start]
+    self._events = SummaryWriter(str(self._workdir), purge_step=start + 1)
     self._progress = Progress(
       TextColumn("{task.description}"),
       BarColumn(),
@@ -73,14 +67,22 @@ class Writers:
     if self._active:
       self._progress.update(self._task, completed=step, rate=rate)
 
-  def scalars(self, step: int, values: Mapping[str, float]) -> None:
-    """Adds a point to every curve."""
+  def scalars(
+    self,
+    step: int,
+    values: Mapping[str, float],
+    *,
+    notes: Mapping[str, str] | None = None,
+  ) -> None:
+    """Adds a point to every curve; `notes` go beside it in metrics.jsonl."""
     if not self._active:
       return
-    for key, value in values.items():
+    finite = {k: v for k, v in values.items() if math.isfinite(v)}
+    for key, value in finite.items():
       self._events.add_scalar(key, value, step)
-    with self._jsonl.open("a") as file:
-      file.write(json.dumps({"step": step, **values}) + "\n")
+    self._lines.append(json.dumps({"step": step, **finite, **(notes or {})}))
+    # Whole again each time: object stores cannot append.
+    write_beside(self._jsonl, "".join(f"{x}\n" for x in self._lines).encode())
 
   def image(self, step: int, name: str, image: np.ndarray) -> None:
     """Keeps a picture, uint8 `[h, w, 3]` RGB, as PNG and in TensorBoard."""
@@ -89,7 +91,8 @@ class Writers:
     folder = self._workdir / "samples"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}_{step:07d}.png"
-    _write_png(path, image)
+    png = cv2.imencode(".png", np.ascontiguousarray(image[..., ::-1]))[1]
+    write_beside(path, png.tobytes())
     self._events.add_image(name, image, step, dataformats="HWC")
 
   def close(self) -> None:
@@ -107,9 +110,9 @@ def _step_of(line: str) -> float:
     return math.inf
 
 
-def _write_png(path: Any, image: np.ndarray) -> None:
-  """Writes beside, then renames."""
-  encoded = cv2.imencode(".png", np.ascontiguousarray(image[..., ::-1]))[1]
+def write_beside(path: epath.PathLike, content: bytes) -> None:
+  """Writes beside, then renames: the file is whole at any moment."""
+  path = epath.Path(path)
   beside = path.parent / (path.name + ".tmp")
-  beside.write_bytes(encoded.tobytes())
+  beside.write_bytes(content)
   beside.replace(path)

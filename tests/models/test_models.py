@@ -135,6 +135,9 @@ def test_describe_refuses_strangers():
     ("fsrcnn", {"num_feature": 3}, "did you mean 'num_features'"),
     ("bicubic", {"method": "nearest"}, "no argument 'method'"),
     ("fsrcnn", {"dtype": "float33"}, "not a dtype"),
+    ("fsrcnn", {"scale": 0}, "scale 0 of model 'fsrcnn'"),
+    ("fsrcnn", {"num_features": 2.5}, "positive integer, such as 56"),
+    ("srcnn", {"features": (64, 0)}, "positive integer"),
   ],
 )
 def test_build_names_the_nearest(name, arguments, message):
@@ -142,11 +145,15 @@ def test_build_names_the_nearest(name, arguments, message):
     models.build(name, **arguments)
 
 
+def test_a_scale_is_checked_where_build_was_not_asked():
+  with pytest.raises(ValueError, match="not a positive int"):
+    models.FSRCNN(scale=0).init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+
+
 @pytest.mark.parametrize(
   ("name", "arguments", "shape", "message"),
   [
     ("fsrcnn", {}, (1, 8, 8, 3), "in_channels=1"),
-    ("fsrcnn", {"scale": 0}, (1, 8, 8, 1), "not a positive int"),
     ("fsrcnn", {"padding": "same"}, (1, 8, 8, 1), "'zero' or 'edge'"),
     ("fsrcnn", {"scale": 2, "deconv_padding": 2}, (1, 8, 8, 1), "can go"),
     ("srcnn", {"features": (3,)}, (1, 8, 8, 1), "two hidden layers"),

@@ -1,0 +1,98 @@
+"""What `train.py` does with its flags: one line for a mistake."""
+
+import re
+import sys
+from typing import NoReturn
+
+from absl import flags
+from etils import epath
+
+from sr_jax.training.checkpoints import CheckpointError
+from sr_jax.training.loop import NonFiniteError, train
+from sr_jax.types import Config
+
+#: What ml_collections raises for a wrong recipe or field, and what a user can
+#: mend in a run.
+_MISTAKES = (
+  flags.Error,
+  AttributeError,
+  KeyError,
+  OSError,
+  TypeError,
+  ValueError,
+)
+_USER_ERRORS = (ValueError, OSError, CheckpointError, NonFiniteError)
+
+
+def _fail(message: object, code: int = 2) -> NoReturn:
+  print(f"train.py: {message}", file=sys.stderr)
+  raise SystemExit(code)
+
+
+def _reason(text: str) -> str:
+  """Of what ml_collections says of a recipe, the part that helps."""
+  missing = re.search(r"No such file or directory:\s*(\S+)", text)
+  if missing:
+    return f"there is no recipe {missing[1]}; see the folder configs/"
+  refused = re.findall(r"^ValueError: (.*)", text, re.MULTILINE)
+  if refused:  # by the recipe itself
+    return refused[-1]
+  unknown = re.search(r"'(\w+)\\?'.*Did you mean \"(\w+)\"", text, re.DOTALL)
+  if unknown:
+    return (
+      f"a recipe has no field '{unknown[1]}'; did you mean '{unknown[2]}'? "
+      "configs/common.py lists them"
+    )
+  field = re.fullmatch(r"[\"']+(\w+)[\"']+", text)
+  if field:
+    return (
+      f"a recipe has no field '{field[1]}'; configs/common.py lists them all"
+    )
+  return text
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+  """Parses the flags and loads the recipe.
+
+  Args:
+    argv: The command.
+
+  Returns:
+    What is no flag: the program's name alone.
+
+  Raises:
+    SystemExit: after one line that says what is wrong.
+  """
+  try:
+    rest = flags.FLAGS(argv)
+    config = flags.FLAGS.config
+    if config is not None:
+      _ = config.name  # a recipe that could not be loaded fails here
+  except _MISTAKES as error:
+    _fail(_reason(str(error)))
+  if len(rest) > 1:
+    _fail(f"'{rest[1]}' belongs to no flag")
+  if config is None:
+    _fail("give a recipe: --config=configs/quickstart.py")
+  return rest
+
+
+def main(config: Config, *, workdir: str | None, data_dir: str | None) -> None:
+  """Trains what the flags say.
+
+  Args:
+    config: The recipe.
+    workdir: Of the run; `runs/<config.name>` where None.
+    data_dir: Folder of the named sets, over the recipe's.
+
+  Raises:
+    SystemExit: after one line, for what a user can mend.
+  """
+  if data_dir:
+    config.data.data_dir = data_dir
+  try:
+    train(config, epath.Path(workdir or f"runs/{config.name}"))
+  except _USER_ERRORS as error:
+    _fail(error)
+  except KeyboardInterrupt:
+    _fail("stopped; the same command goes on from the newest checkpoint", 130)
