@@ -43,17 +43,19 @@ class Conv(nn.Module):
   """Convolution of stride 1 that keeps the size.
 
   `padding` says what lies outside the image: "zero", or "edge" (the border
-  pixel repeated, MATLAB's `replicate`).
+  pixel repeated, MATLAB's `replicate`). Without `pad_rows` it is added to the
+  columns alone, and the result has `kernel_size - 1` rows less.
   """
 
   features: int
   kernel_size: int
   padding: str = "zero"
+  pad_rows: bool = True
   kernel_init: Initializer = nn.initializers.lecun_normal()
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w d"]:
+  def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w d"]:
     if self.padding not in ("zero", "edge"):
       raise ValueError(f"padding '{self.padding}' is not 'zero' or 'edge'")
     size = self.kernel_size
@@ -61,11 +63,14 @@ class Conv(nn.Module):
       "kernel", self.kernel_init, (size, size, x.shape[-1], self.features)
     )
     bias = self.param("bias", nn.initializers.zeros, (self.features,))
-    border = size // 2
-    if self.padding == "edge" and border:
-      x = jnp.pad(x, ((0, 0), (border,) * 2, (border,) * 2, (0, 0)), "edge")
-      border = 0
-    x = conv2d(x.astype(self.dtype), kernel.astype(self.dtype), padding=border)
+    columns = (size // 2,) * 2
+    rows = columns if self.pad_rows else (0, 0)
+    if self.padding == "edge" and size > 1:
+      x = jnp.pad(x, ((0, 0), rows, columns, (0, 0)), "edge")
+      rows = columns = (0, 0)
+    x = conv2d(
+      x.astype(self.dtype), kernel.astype(self.dtype), padding=(rows, columns)
+    )
     return x + bias.astype(self.dtype)
 
 

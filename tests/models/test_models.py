@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from sr_jax import models, weights
+from sr_jax.models import srcnn
 from sr_jax.ops.resize import imresize
 from tests.golden import golden_io
 
@@ -99,6 +100,27 @@ def test_edge_padding_sees_the_border_repeated():
     np.testing.assert_allclose(
       sr, np.tile(middle, (sr.shape[0] // step,) * 2), atol=1e-6
     )
+
+
+@pytest.mark.parametrize("padding", ["zero", "edge"])
+def test_srcnn_in_bands_is_srcnn(padding, monkeypatch):
+  """Large images go in bands of rows on a CPU, with the same result."""
+  lr = jnp.asarray(np.random.default_rng(0).random((2, 67, 9, 1)), jnp.float32)
+  model = models.build(
+    "srcnn", scale=3, features=(8, 4), kernel_sizes=(9, 3, 5), padding=padding
+  )
+  whole = model.init(jax.random.key(0), lr)
+  whole = jax.tree.map(lambda x: x * 30 + 0.01, whole)
+  expected = model.apply(whole, lr)
+  # 201 rows; three bands of 67.
+  monkeypatch.setattr(srcnn, "_BAND_BYTES", 2 * 201 * 27 * 8 * 4 // 3 + 1)
+  sr = jax.jit(model.apply)(whole, lr)
+  np.testing.assert_allclose(sr, expected, rtol=1e-5)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_array_equal(a.shape, b.shape),
+    model.init(jax.random.key(0), lr),
+    whole,
+  )
 
 
 def test_bfloat16_computes_low_and_answers_in_float32():

@@ -1,0 +1,61 @@
+"""train.py as a user starts it: one line for a mistake, and no traceback."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+_ROOT = pathlib.Path(__file__).parents[1]
+
+
+def _train(*arguments, cwd, **env):
+  return subprocess.run(
+    [sys.executable, str(_ROOT / "train.py"), *arguments],
+    capture_output=True,
+    text=True,
+    check=False,
+    cwd=cwd,
+    env={**os.environ, "PYTHONPATH": str(_ROOT), **env},
+  )
+
+
+_QUICKSTART = f"--config={_ROOT}/configs/quickstart.py"
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    ([], "give a recipe"),
+    (["--config=configs/nope.py"], "there is no recipe 'configs/nope.py'"),
+    ([f"{_QUICKSTART}:smoek"], "did you mean 'smoke'"),
+    ([_QUICKSTART, "--config.stepz=3"], "did you mean 'steps'"),
+    ([_QUICKSTART, "--config.data.foo=3"], "no field 'foo'"),
+    ([_QUICKSTART, "--config.steps=abc"], "--config.steps=abc"),
+    ([_QUICKSTART, "--config.model.name=fsrnn"], "did you mean 'fsrcnn'"),
+    ([_QUICKSTART, "--config.data.train=/nowhere"], "/nowhere"),
+    ([_QUICKSTART, "surplus"], "'surplus' belongs to no flag"),
+  ],
+  ids=lambda x: x if isinstance(x, str) else None,
+)
+def test_a_mistake_is_one_message(arguments, message, tmp_path):
+  run = _train(*arguments, cwd=tmp_path, SR_JAX_CACHE=str(tmp_path / "cache"))
+  assert run.returncode == 2
+  assert message in run.stderr
+  assert "Traceback" not in run.stderr
+  assert len(run.stderr.strip().splitlines()) <= 2, run.stderr
+
+
+@pytest.mark.slow
+def test_the_readmes_command_from_any_folder(tmp_path):
+  """The default workdir is relative; the run leaves it whole and resumes."""
+  env = {"SR_JAX_CACHE": str(tmp_path / "cache")}
+  first = _train(f"{_QUICKSTART}:smoke", cwd=tmp_path, **env)
+  assert first.returncode == 0, first.stderr
+  assert "bicubic by" in first.stderr.splitlines()[-1]
+  assert (tmp_path / "runs" / "quickstart_smoke" / "checkpoints" / "4").is_dir()
+  again = _train(
+    f"{_QUICKSTART}:smoke", "--config.steps=6", cwd=tmp_path, **env
+  )
+  assert "goes on from step 4 of 6" in again.stderr
