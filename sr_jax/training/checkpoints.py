@@ -123,6 +123,7 @@ class Checkpoints:
         f"no checkpoint of step {step} in {self._directory}; there are "
         f"{self.steps}"
       )
+    self._check_parameters(state, step)
     try:
       restored = self._manager.restore(
         step,
@@ -138,6 +139,23 @@ class Checkpoints:
         f"the one before). {str(error).splitlines()[0]}"
       ) from error
     return restored["state"], restored["data"]
+
+  def _check_parameters(self, state: TrainState, step: int) -> None:
+    """Compares shapes before anything is read: orbax tells it in pages."""
+    stored = self._manager.item_metadata(step)["state"]
+    if stored is None:
+      return  # damaged; reading it will tell
+    stored, wanted = _parameters(stored.tree), _parameters(state)
+    differing = [
+      f"{path} is {wanted.get(path)} here and {stored.get(path)} there"
+      for path in sorted(stored.keys() | wanted.keys())
+      if stored.get(path) != wanted.get(path)
+    ]
+    if differing:
+      raise CheckpointError(
+        f"checkpoint {step} in {self._directory} is of another model: "
+        f"{differing[0]}, and {len(differing) - 1} more. Give another --workdir"
+      )
 
   def wait(self) -> None:
     """Returns when what was begun is written.
@@ -172,6 +190,16 @@ class Checkpoints:
     return CheckpointError(
       f"{what} could not be written to {self._directory}; {safe}: {error}"
     )
+
+
+def _parameters(state: Any) -> dict[str, tuple[int, ...]]:
+  """Shapes of all networks' parameters, by path."""
+  leaves = jax.tree_util.tree_leaves_with_path(state)
+  shapes = {
+    jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+    for path, leaf in leaves
+  }
+  return {k: v for k, v in shapes.items() if k.split("/")[1:2] == ["params"]}
 
 
 def is_disk_full(error: BaseException | None) -> bool:

@@ -219,7 +219,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(config, tmp_path):
   config.loss.weight = float("nan")
   with pytest.raises(
     training.NonFiniteError,
-    match=r"3 steps on end, steps 1 to 3; .* none was written yet",
+    match=r"3 steps on end, steps 1 to 3; .* is step 3\.",
   ):
     training.train(config, tmp_path / "run")
 
@@ -290,7 +290,10 @@ def test_a_run_of_another_config_is_refused(config, tmp_path):
   assert "steps" not in str(caught.value)
   # Told to go on, it finds that the checkpoint does not fit.
   config.resume_changed = True
-  with pytest.raises(training.CheckpointError, match="another --workdir"):
+  with pytest.raises(
+    training.CheckpointError,
+    match=r"deconv/kernel is \(9, 9, 10, 1\) here and \(9, 9, 8, 1\) there",
+  ):
     training.train(config, tmp_path / "run")
 
 
@@ -334,7 +337,7 @@ def test_every_part_of_the_step_runs_from_a_config(config, tmp_path):
     ("accumulate", 3, "not a multiple of config.accumulate"),
     ("ema_decay", 1.0, r"not in \[0, 1\)"),
     ("model.name", "fsrnn", "did you mean 'fsrcnn'"),
-    ("model.name", "bicubic", "no argument 'num_"),
+    ("model.name", "bicubic", "'bicubic' has no argument"),
     ("loss.name", "l3", "config.loss.name 'l3'"),
     ("schedule.name", "cosine", "config.schedule.name 'cosine'"),
     ("optimizer.name", "adamw", "optimizer 'adamw'"),
