@@ -69,6 +69,8 @@ def _breaches(path, names):
         place == owner or place.startswith(owner + "/") for owner in owners
       ):
         yield f"{place} imports {name}, which only {owners} may"
+    if name == "flax":  # flax.linen would come with it
+      yield f"{place} imports flax; name the module of it that is meant"
     for package in _FORBIDDEN:
       if _within(name, package):
         yield f"{place} imports {name}"
@@ -99,6 +101,7 @@ def test_every_room_is_on_the_plan():
     ("evaluation/x.py", "grain"),
     ("data/x.py", "tensorflow.data"),
     ("weights/x.py", "pickle"),
+    ("losses/x.py", "flax"),
   ],
 )
 def test_a_breach_is_seen(place, name):

@@ -195,9 +195,10 @@ class _Run:
       results, notes = self._evaluate(start)
       self._save_weights(results, notes, best=False)
       return results
-    key = jax.device_put(
-      jax.random.key(config.seed), sharding.replicated(self.mesh)
-    )
+    key = jax.jit(
+      lambda: jax.random.key(config.seed),
+      out_shardings=sharding.replicated(self.mesh),
+    )()
     batches, pending, results = iter(self.loader), collections.deque(), {}
     skipped_on_end, since, since_step = 0, time.monotonic(), start
     for step in range(start + 1, config.steps + 1):

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from sr_jax.evaluation.networks import load_network
 from sr_jax.training.optimizers import Freeze
@@ -51,7 +52,12 @@ def warm_start(
 
   def leaf(path: Any, x: jax.Array) -> jax.Array:
     key = _text(path)
-    return x if key in missing else jax.device_put(given[key], x.sharding)
+    if key in missing:
+      return x
+    value = np.asarray(given[key])
+    return jax.make_array_from_callback(
+      x.shape, x.sharding, lambda index: value[index]
+    )
 
   params = jax.tree_util.tree_map_with_path(leaf, params)
   net = state.generator.replace(params=params)
