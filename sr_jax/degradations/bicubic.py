@@ -60,8 +60,11 @@ def bicubic(
       f"hr ({height}, {width}) leaves nothing inside a margin of {margin} "
       f"low-resolution pixels at scale {scale}; cut a larger crop"
     )
-  lr = drop_margin(jnp.asarray(imresize(hr, 1 / scale)), margin)
+  # In levels: at x2 the kernel's weights are multiples of 1/256, so that levels
+  # halfway between two come out exactly, in float32 as in float64.
+  levels = jnp.asarray(imresize(hr * 255.0, 1 / scale))
+  levels = drop_margin(levels, margin)
   if quantize:
     # Half a level rounds up, as MATLAB's uint8() does; jnp.round would not.
-    lr = jnp.floor(jnp.clip(lr, 0.0, 1.0) * 255.0 + 0.5) / 255.0
-  return lr
+    levels = jnp.floor(jnp.clip(levels, 0.0, 255.0) + 0.5)
+  return levels / 255.0

@@ -347,7 +347,9 @@ def _degrade(
     luma = hr if hr.shape[-1] == 1 else rgb_to_y(hr)
     return np.asarray(imresize(luma / 255.0, shape=shape)), np.asarray(luma)
   rgb = hr if hr.shape[-1] == 3 else hr.repeat(3, axis=-1)
-  return to_8_bits(imresize(rgb / 255.0, shape=shape)) / 255.0, rgb
+  # In levels and half a level up, as the degradation of the training does.
+  levels = np.asarray(imresize(rgb.astype(np.float64), shape=shape))
+  return np.floor(np.clip(levels, 0, 255) + 0.5) / 255.0, rgb
 
 
 def _measure(

@@ -10,9 +10,14 @@ from sr_jax.ops.resize import imresize
 
 
 def _offline(hr, scale):
-  """What MATLAB writes to the LR folder: float64, rounded to 8 bits."""
-  lr = imresize(hr.astype(np.float64) / 255, 1 / scale)
-  return np.floor(np.clip(lr, 0, 1) * 255 + 0.5).astype(np.uint8)
+  """What MATLAB writes to the LR folder: float64, rounded to 8 bits.
+
+  In levels, not in [0, 1]: there what is exactly halfway between two levels
+  (82 of 2.8 million values of Set5 and Set14 at x2) falls to one side or the
+  other by the noise of the division by 255.
+  """
+  lr = imresize(hr.astype(np.float64), 1 / scale)
+  return np.floor(np.clip(lr, 0, 255) + 0.5).astype(np.uint8)
 
 
 def _picture(rng, height, width):
