@@ -49,8 +49,18 @@ class Loader:
     return json.loads(json.dumps(self.iterator.get_state()))
 
   def set_state(self, state: dict[str, Any]) -> None:
-    """Goes to the place that `get_state` gave, of a loader made alike."""
-    self.iterator.set_state(state)
+    """Goes to the place that `get_state` gave, of a loader made alike.
+
+    Raises:
+      ValueError: the loader was not made alike.
+    """
+    try:
+      self.iterator.set_state(state)
+    except (IndexError, KeyError, TypeError, ValueError) as error:
+      raise ValueError(
+        "the saved place in the data is that of a loader with other "
+        "num_workers or crops_per_image; set them back, or begin anew"
+      ) from error
 
   def close(self) -> None:
     """Ends worker processes and threads."""

@@ -123,29 +123,29 @@ class Checkpoints:
         f"no checkpoint of step {step} in {self._directory}; there are "
         f"{self.steps}"
       )
-    self._check_parameters(state, step)
     try:
+      self._check_parameters(state, step)
       restored = self._manager.restore(
         step,
         args=ocp.args.Composite(
           state=ocp.args.StandardRestore(state), data=ocp.args.JsonRestore()
         ),
       )
+    except CheckpointError:
+      raise
     except Exception as error:
       raise CheckpointError(
-        f"checkpoint {step} in {self._directory} cannot be read: it is of "
-        "another model or optimizer (then give another --workdir), or damaged "
-        f"(then delete {self._directory / str(step)}, and the run goes on from "
-        f"the one before). {str(error).splitlines()[0]}"
+        f"checkpoint {step} in {self._directory} cannot be read. If it is of "
+        "another optimizer, give another --workdir; if its files are damaged, "
+        f"delete {self._directory / str(step)}, and the run goes on from the "
+        f"one before. ({' '.join(str(error).split())[:200]})"
       ) from error
     return restored["state"], restored["data"]
 
   def _check_parameters(self, state: TrainState, step: int) -> None:
     """Compares shapes before anything is read: orbax tells it in pages."""
-    stored = self._manager.item_metadata(step)["state"]
-    if stored is None:
-      return  # damaged; reading it will tell
-    stored, wanted = _parameters(stored.tree), _parameters(state)
+    stored = _parameters(self._manager.item_metadata(step)["state"].tree)
+    wanted = _parameters(state)
     differing = [
       f"{path} is {wanted.get(path)} here and {stored.get(path)} there"
       for path in sorted(stored.keys() | wanted.keys())

@@ -34,6 +34,8 @@ def _reason(text: str) -> str:
   missing = re.search(r"No such file or directory:\s*(\S+)", text)
   if missing:
     return f"there is no recipe {missing[1]}; see the folder configs/"
+  if "has no attribute 'get_config'" in text:
+    return "that file is no recipe: it has no get_config()"
   refused = re.findall(r"^ValueError: (.*)", text, re.MULTILINE)
   if refused:  # by the recipe itself
     return refused[-1]

@@ -5,6 +5,7 @@ import difflib
 import functools
 import inspect
 import json
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -32,7 +33,6 @@ LOSSES: dict[str, Callable[..., jax.Array]] = {
 _MAY_CHANGE = (
   "data.cache",
   "data.data_dir",
-  "data.num_workers",
   "eval",
   "eval_every",
   "keep_best",
@@ -180,6 +180,8 @@ def build(config: Config) -> Experiment:
       f"config.published '{config.published}' is not one of "
       f"{sorted(published())}"
     )
+  if not 0 < config.loss.get("weight", 1.0) < math.inf:
+    raise ValueError(f"config.loss.weight {config.loss.weight} is not positive")
   rate = config.schedule.get("learning_rate", 1.0)
   if not 0 < rate < 10:
     raise ValueError(f"config.schedule.learning_rate {rate} is not in (0, 10)")
@@ -251,7 +253,13 @@ def check_unchanged(config: Config, stored: epath.Path) -> None:
     return
   text = json.dumps(config.to_dict(), default=list)
   new = _flat(json.loads(text))
-  old = _flat(json.loads(stored.read_text()))
+  try:
+    old = _flat(json.loads(stored.read_text()))
+  except ValueError as error:
+    raise ValueError(
+      f"{stored} is damaged ({error}); delete it if this is the config that "
+      "the run was begun with"
+    ) from error
   changed = [
     f"config.{key} was {old.get(key)!r}, is {new.get(key)!r}"
     for key in sorted(old.keys() | new.keys())

@@ -30,6 +30,10 @@ from sr_jax.types import Config
 _SAMPLE_SIDE = 192
 
 
+#: As a flag gives it, and as the loader takes it.
+_CACHE = {"auto": "auto", "True": True, "False": False}
+
+
 class NonFiniteError(RuntimeError):
   """The loss was not finite for too many steps on end."""
 
@@ -61,8 +65,8 @@ def train(config: Config, workdir: epath.PathLike) -> dict[str, float]:
   except Exception as error:
     if is_disk_full(error) and not isinstance(error, CheckpointError):
       raise CheckpointError(
-        f"disk full: {workdir} could not be written to; the checkpoints in it "
-        "are whole. Free some space and start the same command again"
+        f"disk full: {workdir} could not be written to; what checkpoints it "
+        "has are whole. Free some space and start the same command again"
       ) from error
     raise
 
@@ -110,7 +114,7 @@ class _Run:
       scales=tuple(config.data.scales),
       crops_per_image=config.data.crops_per_image,
       augment=config.data.augment,
-      cache=config.data.cache,
+      cache=_CACHE.get(str(config.data.cache), str(config.data.cache)),
       num_workers=config.data.num_workers,
       shard_index=jax.process_index(),
       shard_count=jax.process_count(),
@@ -309,7 +313,11 @@ class _Run:
         f"{name} x{self.parts.scale} ({result.protocol.colour}, crop "
         f"{result.protocol.crop_border}) at step {step:,}: PSNR "
         f"{result.psnr:.2f} dB, bicubic {result.bicubic_psnr:.2f} dB, "
-        f"{'better' if gain > 0 else 'worse'} than bicubic by {gain:+.2f} dB"
+        + (
+          f"better than bicubic by {gain:+.2f} dB"
+          if gain > 0
+          else f"worse than bicubic by {-gain:.2f} dB"
+        )
       )
       panels = pictures.panels(
         benchmark.ground_truth(prepared.images, 0)[1],

@@ -1,5 +1,6 @@
 """Optimizers: one rate for all, multiplied or held still by parameter path."""
 
+import inspect
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -104,14 +105,22 @@ def make_optimizer(
   """
   if name not in OPTIMIZERS:
     raise ValueError(f"optimizer '{name}' is not one of {sorted(OPTIMIZERS)}")
-  for argument, value in [("clip_norm", clip_norm), ("decay", weight_decay)]:
+  for argument, value in [
+    ("clip_norm", clip_norm),
+    ("weight_decay", weight_decay),
+  ]:
     if value < 0:
       raise ValueError(f"optimizer {argument} {value} is negative; 0 is none")
+  for argument in ("b1", "b2", "momentum"):
+    value = hyper_parameters.get(argument, 0.0)
+    if not 0 <= value < 1:
+      raise ValueError(f"optimizer {argument} {value} is not in [0, 1)")
   try:
     rule = OPTIMIZERS[name](**hyper_parameters)
   except TypeError as error:
     raise ValueError(
-      f"optimizer '{name}' does not take {sorted(hyper_parameters)}: {error}"
+      f"optimizer '{name}' does not take all of {sorted(hyper_parameters)}; it "
+      f"takes {list(inspect.signature(OPTIMIZERS[name]).parameters)}"
     ) from error
   patterns = [p for p, *_ in multipliers] + [p for p, *_ in freeze]
   for pattern in patterns:

@@ -91,7 +91,7 @@ def cosine_restarts(
     The schedule.
 
   Raises:
-    ValueError: periods not positive, or not one weight each.
+    ValueError: periods not positive, not one weight each, or eta_min negative.
 
   Source: Loshchilov & Hutter 2017, eq. 5; BasicSR `CosineAnnealingRestartLR`.
   """
@@ -101,6 +101,8 @@ def cosine_restarts(
       f"periods {tuple(periods)} and restart_weights {tuple(restart_weights)}:"
       " periods are positive, with one weight each"
     )
+  if eta_min < 0:
+    raise ValueError(f"eta_min {eta_min} is negative")
   ends = np.cumsum(periods)
   begins = ends - np.asarray(periods)
 

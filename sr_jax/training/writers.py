@@ -114,5 +114,9 @@ def write_beside(path: epath.PathLike, content: bytes) -> None:
   """Writes beside, then renames: the file is whole at any moment."""
   path = epath.Path(path)
   beside = path.parent / (path.name + ".tmp")
-  beside.write_bytes(content)
-  beside.replace(path)
+  try:
+    beside.write_bytes(content)
+    beside.replace(path)
+  except OSError:
+    beside.unlink(missing_ok=True)
+    raise

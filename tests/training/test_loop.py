@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import pathlib
+import shutil
 import signal
 import socket
 import subprocess
@@ -296,7 +297,7 @@ def test_weights_of_a_finished_run_are_written_again(config, tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_the_run(config, tmp_path):
   config.max_skipped = 3
-  config.loss.weight = float("nan")
+  config.loss.weight = 3e38
   with pytest.raises(
     training.NonFiniteError,
     match=r"3 steps on end, steps 1 to 3; .* is step 3\.",
@@ -377,6 +378,47 @@ def test_a_run_of_another_config_is_refused(config, tmp_path):
     training.train(config, tmp_path / "run")
 
 
+@pytest.mark.parametrize(
+  "damage",
+  [
+    lambda path: shutil.rmtree(path / "state"),
+    lambda path: (path / "state" / "_METADATA").write_text("no"),
+    lambda path: [
+      file.write_bytes(b"no")
+      for file in (path / "state").rglob("*")
+      if file.is_file() and file.parent.name == "d"
+    ],
+  ],
+  ids=["gone", "metadata", "arrays"],
+)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_damaged_checkpoint_is_named(config, tmp_path, damage):
+  training.train(config, tmp_path / "run")
+  path = tmp_path / "run" / "checkpoints" / "6"
+  damage(path)
+  config.steps = 9
+  with pytest.raises(training.CheckpointError, match=f"delete {path}, and"):
+    training.train(config, tmp_path / "run")
+  shutil.rmtree(path)
+  training.train(config, tmp_path / "run")
+  assert (tmp_path / "run" / "checkpoints" / "9").is_dir()
+
+
+def test_the_place_of_another_loader_is_refused(config, tmp_path):
+  training.train(config, tmp_path / "run")
+  config.steps = 9
+  config.data.num_workers = 2
+  with pytest.raises(ValueError, match=r"num_workers was 0, is 2"):
+    training.train(config, tmp_path / "run")
+  config.resume_changed = True
+  with pytest.raises(ValueError, match="set them back"):
+    training.train(config, tmp_path / "run")
+  (tmp_path / "run" / "config.json").write_text("{")
+  config.resume_changed = False
+  with pytest.raises(ValueError, match=r"config\.json is damaged"):
+    training.train(config, tmp_path / "run")
+
+
 def test_a_relative_workdir_works(config, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   training.train(config, "runs/here")
@@ -422,6 +464,10 @@ def test_every_part_of_the_step_runs_from_a_config(config, tmp_path):
     ("schedule.name", "cosine", "config.schedule.name 'cosine'"),
     ("optimizer.name", "adamw", "optimizer 'adamw'"),
     ("mesh.fsdp", 3, "does not make up"),
+    ("loss.weight", -1.0, "loss.weight -1.0 is not positive"),
+    ("optimizer.b2", 1.5, r"b2 1.5 is not in \[0, 1\)"),
+    ("schedule.eta_min", -1.0, "eta_min -1.0 is negative"),
+    ("data.cache", "no", "cache 'no'"),
     ("keep_best", -1, "keep_best is -1"),
     ("warm_up_steps", -1, "warm_up_steps is -1"),
     ("eval.max_images", -1, "max_images is -1"),
