@@ -2,7 +2,7 @@
 
 python train.py --config=configs/quickstart.py
 python train.py --config=configs/fsrcnn.py:x3,adam --data_dir=/path/to/sets
-python train.py --config=configs/fsrcnn.py:x3 --config.data.train=/my/photos
+python train.py --config=configs/quickstart.py --config.data.train=/my/photos
 """
 
 from absl import app, flags
