@@ -19,6 +19,7 @@ from sr_jax.evaluation import report, tables
 from sr_jax.evaluation.benchmark import PreparedBenchmark, evaluate, prepare
 from sr_jax.evaluation.networks import INTERPOLATIONS, Network, load_network
 from sr_jax.evaluation.published import Published, families
+from sr_jax.weights.files import write_whole
 
 #: What a user can put right; anything else keeps its traceback.
 USER_ERRORS = (ValueError, FileNotFoundError)
@@ -99,14 +100,13 @@ def run(
     tables.print_details(rows, out)
   tables.print_table(rows, out)
   if json_path:
-    _write(json_path, json.dumps(tables.as_json(rows), indent=2) + "\n")
+    text = json.dumps(tables.as_json(rows), indent=2) + "\n"
+    write_whole(epath.Path(json_path).expanduser(), text.encode())
   if report_path:
-    _write(
-      report_path,
-      report.render(
-        rows, title="Super-resolution benchmark", subtitle=_subtitle()
-      ),
+    page = report.render(
+      rows, title="Super-resolution benchmark", subtitle=_subtitle()
     )
+    write_whole(epath.Path(report_path).expanduser(), page.encode())
   return int(any(row.problem for row in rows))
 
 
@@ -286,15 +286,3 @@ def _check_folder(path: str) -> None:
   folder = epath.Path(path).expanduser().parent
   if not folder.is_dir():
     raise FileNotFoundError(f"{path}: there is no folder {folder}; make it")
-
-
-def _write(path: str, text: str) -> None:
-  """Whole or not at all: written beside, then renamed."""
-  target = epath.Path(path).expanduser()
-  beside = target.parent / f".{target.name}.{os.getpid()}.tmp"
-  try:
-    beside.write_text(text)
-    beside.replace(target)
-  except BaseException:
-    beside.unlink(missing_ok=True)
-    raise

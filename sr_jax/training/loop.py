@@ -23,8 +23,9 @@ from sr_jax.training.checkpoints import (
 )
 from sr_jax.training.state import TrainState
 from sr_jax.training.warm_start import warm_start
-from sr_jax.training.writers import Writers, write_beside
+from sr_jax.training.writers import Writers
 from sr_jax.types import Config
+from sr_jax.weights.files import write_whole
 
 #: Side of the sample pictures, in pixels of ground truth.
 _SAMPLE_SIDE = 192
@@ -132,7 +133,7 @@ class _Run:
     self.state = self._begin()
     if self.main:
       text = json.dumps(config.to_dict(), indent=2, default=list)
-      write_beside(self.workdir / "config.json", text.encode())
+      write_whole(self.workdir / "config.json", text.encode())
     self.writers = Writers(
       self.workdir,
       steps=config.steps,

@@ -17,6 +17,8 @@ from rich.progress import (
 )
 from tensorboardX import SummaryWriter
 
+from sr_jax.weights.files import write_whole
+
 
 class Writers:
   """Writes on one process of the run; on the others every call does nothing.
@@ -82,7 +84,7 @@ class Writers:
       self._events.add_scalar(key, value, step)
     self._lines.append(json.dumps({"step": step, **finite, **(notes or {})}))
     # Whole again each time: object stores cannot append.
-    write_beside(self._jsonl, "".join(f"{x}\n" for x in self._lines).encode())
+    write_whole(self._jsonl, "".join(f"{x}\n" for x in self._lines).encode())
 
   def image(self, step: int, name: str, image: np.ndarray) -> None:
     """Keeps a picture, uint8 `[h, w, 3]` RGB, as PNG and in TensorBoard."""
@@ -92,7 +94,7 @@ class Writers:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}_{step:07d}.png"
     png = cv2.imencode(".png", np.ascontiguousarray(image[..., ::-1]))[1]
-    write_beside(path, png.tobytes())
+    write_whole(path, png.tobytes())
     self._events.add_image(name, image, step, dataformats="HWC")
 
   def close(self) -> None:
@@ -108,15 +110,3 @@ def _step_of(line: str) -> float:
     return float(json.loads(line)["step"])
   except (ValueError, KeyError, TypeError):
     return math.inf
-
-
-def write_beside(path: epath.PathLike, content: bytes) -> None:
-  """Writes beside, then renames: the file is whole at any moment."""
-  path = epath.Path(path)
-  beside = path.parent / (path.name + ".tmp")
-  try:
-    beside.write_bytes(content)
-    beside.replace(path)
-  except OSError:
-    beside.unlink(missing_ok=True)
-    raise

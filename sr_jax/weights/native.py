@@ -1,7 +1,6 @@
 """Our own weight files: safetensors with the network described inside."""
 
 import json
-import os
 import struct
 from collections.abc import Mapping
 from typing import Any
@@ -13,6 +12,7 @@ from etils import epath
 from sr_jax.models import build, describe
 from sr_jax.types import Variables
 from sr_jax.weights import tree
+from sr_jax.weights.files import write_whole
 from sr_jax.weights.mat import load_mat
 
 _METADATA_KEY = "sr_jax"
@@ -67,13 +67,7 @@ def save(
   # safetensors stores the buffer as it lies in memory.
   tensors = {key: value.copy(order="C") for key, value in flat.items()}
   path.parent.mkdir(parents=True, exist_ok=True)
-  beside = path.parent / f".{path.name}.{os.getpid()}.tmp"
-  try:
-    beside.write_bytes(safetensors.numpy.save(tensors, metadata))
-    beside.replace(path)
-  except BaseException:
-    beside.unlink(missing_ok=True)
-    raise
+  write_whole(path, safetensors.numpy.save(tensors, metadata))
 
 
 def load(
