@@ -70,6 +70,23 @@ def test_a_wrong_variant_is_named(name, variant, message):
     _recipe(name, variant)
 
 
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_parts_of_a_batch_have_the_loss_of_the_whole(reduction):
+  """A sum over the batch is the sum of its parts, a mean their mean."""
+  hr = np.random.default_rng(0).integers(0, 256, (4, 40, 40, 3), "uint8")
+  losses = []
+  for accumulate in (1, 2):
+    config = _recipe("quickstart", "")
+    config.accumulate = accumulate
+    with config.unlocked():
+      config.loss.reduction = reduction
+    parts = experiment.build(config)
+    state = parts.init_state(jax.random.key(0))
+    step = jax.jit(parts.step)
+    losses.append(step(state, {"hr": hr}, jax.random.key(0))[1]["loss"])
+  np.testing.assert_allclose(*losses, rtol=1e-5)
+
+
 def test_the_papers_numbers_are_in_the_recipes():
   """RECIPES.md cards 1 and 2, Dong et al. 2016."""
   fsrcnn = _recipe("fsrcnn", "x3")

@@ -20,6 +20,7 @@ from absl import flags
 
 from sr_jax import training, weights
 from sr_jax.training import checkpoints, loop
+from sr_jax.weights.native import read_record
 
 _ROOT = pathlib.Path(__file__).parents[2]
 
@@ -85,6 +86,8 @@ def test_a_run_leaves_what_it_should(config, tmp_path, capsys):
   assert [x["step"] for x in lines if "loss" in x] == [2, 4, 6]
   assert [x["step"] for x in lines if "images/psnr" in x] == [3, 6]
   assert "crop 2" in lines[-1]["images/psnr_protocol"]
+  best = read_record(workdir / "weights" / "best.safetensors")["figures"]
+  assert best["images/psnr"] == max(x.get("images/psnr", 0) for x in lines)
   rate = 0.5 * 2e-3 * (1 + np.cos(np.pi * 5 / 8))
   np.testing.assert_allclose(lines[-2]["learning_rate"], rate, rtol=2e-3)
   assert list(workdir.glob("events.out.*"))
@@ -523,9 +526,13 @@ def test_other_processes_are_silent(tmp_path):
 
 def test_a_line_cut_off_by_a_kill_is_dropped(tmp_path):
   (tmp_path / "metrics.jsonl").write_text(
-    '{"step": 1}\n{"step": 3}\n{"step": 2, "los'
+    '{"step": 1}\n{"step": 2}\n{"step": 3}\n{"step": 2, "los'
   )
   writers = loop.Writers(tmp_path, steps=9, start=2, active=True)
   writers.scalars(3, {"loss": 0.5})
   writers.close()
-  assert _lines(tmp_path) == [{"step": 1}, {"step": 3, "loss": 0.5}]
+  assert _lines(tmp_path) == [
+    {"step": 1},
+    {"step": 2},
+    {"step": 3, "loss": 0.5},
+  ]
