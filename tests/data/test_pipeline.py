@@ -73,17 +73,17 @@ def test_crops_with_margin_are_windows_of_the_padded_image(write_images):
 
 @pytest.mark.parametrize("crops_per_image", [1, 4])
 def test_no_draw_is_used_twice(write_images, crops_per_image):
-  """Of 64 crops among 14,641 places of one image, hardly two are alike."""
+  """Of 256 crops among 14,641 places of one image, few are alike."""
   folder, _ = write_images((128, 128))
   options = {"scale": 1, "augment": False, "crops_per_image": crops_per_image}
-  first = _take(folder, 16, **options)
-  # By chance one pair in seven runs; draws that overlap give dozens.
-  assert len({crop.tobytes() for batch in first for crop in batch}) >= 62
-  other = _take(folder, 16, seed=8, **options)
+  first = _take(folder, 64, **options)
+  # By chance two or three pairs; draws that overlap give a hundred.
+  assert len({crop.tobytes() for batch in first for crop in batch}) >= 245
+  other = _take(folder, 64, seed=8, **options)
   shared = {c.tobytes() for b in first for c in b} & {
     c.tobytes() for b in other for c in b
   }
-  assert len(shared) <= 4
+  assert len(shared) <= 15
 
 
 def test_the_eight_symmetries_come_equally(write_images):
