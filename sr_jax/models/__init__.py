@@ -7,11 +7,15 @@ from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
+from sr_jax.models.edsr import EDSR
 from sr_jax.models.fsrcnn import FSRCNN
 from sr_jax.models.interpolate import Interpolate
+from sr_jax.models.rrdbnet import RRDBNet
 from sr_jax.models.srcnn import SRCNN
+from sr_jax.models.srresnet import MSRResNet, SRResNet
 
 #: name -> class, or a class with some arguments given.
 MODELS: dict[str, Callable[..., nn.Module]] = {
@@ -20,6 +24,10 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
   "nearest": functools.partial(Interpolate, method="nearest"),
   "srcnn": SRCNN,
   "fsrcnn": FSRCNN,
+  "srresnet": SRResNet,
+  "msrresnet": MSRResNet,
+  "edsr": EDSR,
+  "rrdbnet": RRDBNet,
 }
 
 
@@ -116,11 +124,28 @@ def describe(model: nn.Module) -> tuple[str, dict[str, Any]]:
   )
 
 
+def example_input(model: Any) -> jax.ShapeDtypeStruct:
+  """Shape of an input that a network takes, to initialise it by.
+
+  A network that does not take images of any size has `input_shape`, of one
+  input without the batch.
+  """
+  shape = getattr(model, "input_shape", None)
+  if shape is None:
+    shape = (16, 16, getattr(model, "in_channels", 3))
+  return jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+
+
 __all__ = [
+  "EDSR",
   "FSRCNN",
   "MODELS",
   "SRCNN",
   "Interpolate",
+  "MSRResNet",
+  "RRDBNet",
+  "SRResNet",
   "build",
   "describe",
+  "example_input",
 ]

@@ -5,21 +5,51 @@ PyTorch itself is not needed: a state dict is a mapping of name to array, as
 it. What the arrays of each network are called is in `torch_names.py`.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from sr_jax.models import describe
 from sr_jax.types import Variables
 from sr_jax.weights import tree
-from sr_jax.weights.torch_names import Entry, entries
+from sr_jax.weights.torch_names import Entry, entries, rename
 
-# kind of an entry -> the axes of the linen array, out of PyTorch's.
-_AXES: dict[str, tuple[int, ...]] = {
-  "conv": (2, 3, 1, 0),  # OIHW -> HWIO
-  "conv_transpose": (2, 3, 0, 1),  # IOHW -> HWIO, not flipped: see ops.conv
-  "vector": (0,),
+_Array = np.ndarray
+
+
+class _Kind(NamedTuple):
+  """How an array lies in PyTorch, and here."""
+
+  to_torch: Callable[[_Array], _Array]
+  from_torch: Callable[[_Array, tuple[int, ...]], _Array]  # with its shape here
+
+
+def _transposed(*axes: int) -> _Kind:
+  """The axes of the linen array, out of PyTorch's."""
+  back = np.argsort(axes)
+  return _Kind(lambda x: x.transpose(back), lambda x, _: x.transpose(axes))
+
+
+def _flat_to_torch(x: _Array) -> _Array:
+  return x.transpose(3, 2, 0, 1).reshape(x.shape[3], -1)
+
+
+def _flat_from_torch(x: _Array, shape: tuple[int, ...]) -> _Array:
+  h, w, c, out = shape
+  return x.reshape(out, c, h, w).transpose(2, 3, 1, 0)
+
+
+KINDS: dict[str, _Kind] = {
+  "conv": _transposed(2, 3, 1, 0),  # OIHW -> HWIO
+  # IOHW -> HWIO, not flipped: see ops.conv
+  "conv_transpose": _transposed(2, 3, 0, 1),
+  "linear": _transposed(1, 0),
+  # A dense layer on a feature map, which PyTorch flattens as CHW.
+  "flat": _Kind(_flat_to_torch, _flat_from_torch),
+  "vector": _transposed(0),
+  # A number that old checkpoints lack.
+  "count": _Kind(lambda x: x.astype(np.int64), lambda x, _: x.astype(np.int32)),
 }
 
 # Checkpoints nest the state dict, and trainers prefix its names.
@@ -37,7 +67,8 @@ def from_torch(model: Any, state_dict: Mapping[str, Any]) -> dict[str, Any]:
       `generator.` (what else a GAN's checkpoint holds is left) and `module.`.
 
   Returns:
-    `{"params": ...}` in float32, ready for `model.apply`.
+    `{"params": ...}`, and `"batch_stats"` where the network has BatchNorm, in
+    float32, ready for `model.apply`. Scanned blocks are stacked.
 
   Raises:
     ValueError: names or shapes do not fit the model one to one (the message
@@ -46,19 +77,32 @@ def from_torch(model: Any, state_dict: Mapping[str, Any]) -> dict[str, Any]:
 
   Source: layouts of `torch.nn.Conv2d`, `ConvTranspose2d`, `PReLU`.
   """
-  table, want = _table(model)
+  table, shapes = entries(model), tree.shapes(model)
   arrays = {
-    key: np.asarray(value, np.float32)
-    for key, value in _unwrap(state_dict).items()
+    key: np.asarray(value)
+    for key, value in rename(model, _unwrap(state_dict)).items()
   }
+  for e in table:
+    if e.kind == "count":
+      arrays.setdefault(e.key, np.zeros((), np.int64))
   tree.check(
     {key: value.shape for key, value in arrays.items()},
-    want,
+    {e.key: _torch_shape(e, shapes) for e in table},
     what=f"state_dict does not fit {describe(model)}",
     fix="Check the model's arguments and the names the checkpoint uses",
   )
+  flat: dict[str, Any] = {}
+  for e in table:
+    value = arrays[e.key]
+    if e.kind != "count":
+      value = value.astype(np.float32)
+    value = KINDS[e.kind].from_torch(value, _shape(e, shapes))
+    if e.index is None:
+      flat[e.path] = value
+    else:  # the entries of a stack come in order
+      flat.setdefault(e.path, []).append(value)
   return tree.unflatten(
-    {e.path: arrays[e.key].transpose(_AXES[e.kind]) for e in table}
+    {k: np.stack(v) if isinstance(v, list) else v for k, v in flat.items()}
   )
 
 
@@ -79,7 +123,7 @@ def to_torch(model: Any, variables: Variables) -> dict[str, np.ndarray]:
 
   Source: as `from_torch`.
   """
-  table, _ = _table(model)
+  table = entries(model)
   flat = tree.flatten(variables)
   tree.check(
     {path: value.shape for path, value in flat.items()},
@@ -88,20 +132,27 @@ def to_torch(model: Any, variables: Variables) -> dict[str, np.ndarray]:
     fix="Give the model that they were made with",
   )
   return {
-    e.key: flat[e.path].transpose(np.argsort(_AXES[e.kind])).copy()
+    e.key: KINDS[e.kind]
+    .to_torch(flat[e.path] if e.index is None else flat[e.path][e.index])
+    .copy()
     for e in table
   }
 
 
-def _table(
-  model: Any,
-) -> tuple[list[Entry], dict[str, tuple[int, ...]]]:
-  """The entries of a network, and the shape PyTorch has each in."""
-  table, shapes = entries(model), tree.shapes(model)
-  return table, {
-    e.key: tuple(shapes[e.path][i] for i in np.argsort(_AXES[e.kind]))
-    for e in table
-  }
+def _shape(e: Entry, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
+  """Of the linen array of one entry, out of its stack."""
+  return shapes[e.path] if e.index is None else shapes[e.path][1:]
+
+
+def _torch_shape(
+  e: Entry, shapes: Mapping[str, tuple[int, ...]]
+) -> tuple[int, ...]:
+  # A view of one zero: large networks would fill gigabytes.
+  empty = np.broadcast_to(np.zeros((), np.int8), _shape(e, shapes))
+  if e.kind == "flat":
+    h, w, c, out = empty.shape
+    return out, c * h * w
+  return KINDS[e.kind].to_torch(empty).shape
 
 
 def _unwrap(state_dict: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -1,14 +1,16 @@
 """What each network's arrays are called in PyTorch.
 
 One function a network lists its entries: path in linen, name in PyTorch, and
-the kind of array, which decides the order of the axes. To add a network, write
-one and put it into `_NETWORKS`.
+the kind of array, which decides how it is laid out. To add a network, write one
+and put it into `_NETWORKS`.
 """
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from sr_jax.models import FSRCNN, SRCNN
+from sr_jax.models import EDSR, FSRCNN, SRCNN, MSRResNet, RRDBNet, SRResNet
+from sr_jax.models.layers import stages
 
 
 class Entry(NamedTuple):
@@ -16,15 +18,39 @@ class Entry(NamedTuple):
 
   path: str  # "params/conv1/kernel"
   key: str  # "conv1.weight"
-  kind: str  # a key of torch._AXES
+  kind: str  # a key of torch.KINDS
+  index: int | None = None  # of a scanned block: its place in the stack
 
 
-def _layer(path: str, key: str, kind: str = "conv") -> list[Entry]:
+def _layer(
+  path: str,
+  key: str,
+  kind: str = "conv",
+  *,
+  bias: bool = True,
+  index: int | None = None,
+) -> list[Entry]:
   """A convolution with its bias."""
+  table = [Entry(f"params/{path}/kernel", f"{key}.weight", kind, index)]
+  if bias:
+    table.append(Entry(f"params/{path}/bias", f"{key}.bias", "vector", index))
+  return table
+
+
+def _batch_norm(path: str, key: str, index: int | None = None) -> list[Entry]:
   return [
-    Entry(f"params/{path}/kernel", f"{key}.weight", kind),
-    Entry(f"params/{path}/bias", f"{key}.bias", "vector"),
+    Entry(f"params/{path}/scale", f"{key}.weight", "vector", index),
+    Entry(f"params/{path}/bias", f"{key}.bias", "vector", index),
+    Entry(f"batch_stats/{path}/mean", f"{key}.running_mean", "vector", index),
+    Entry(f"batch_stats/{path}/var", f"{key}.running_var", "vector", index),
+    Entry(
+      f"batch_stats/{path}/count", f"{key}.num_batches_tracked", "count", index
+    ),
   ]
+
+
+def _prelu(path: str, key: str, index: int | None = None) -> list[Entry]:
+  return [Entry(f"params/{path}/slope", f"{key}.weight", "vector", index)]
 
 
 def _srcnn(model: SRCNN) -> list[Entry]:
@@ -41,14 +67,94 @@ def _fsrcnn(model: FSRCNN) -> list[Entry]:
   table = []
   for name, part, i in places:
     table += _layer(name, f"{part}.{i}")
-    slope = f"{part}.{i + 1}.weight"
-    table.append(Entry(f"params/{name}_act/slope", slope, "vector"))
+    table += _prelu(f"{name}_act", f"{part}.{i + 1}")
   return table + _layer("deconv", "last_part", "conv_transpose")
 
 
+def _srresnet(model: SRResNet) -> list[Entry]:
+  """Source: Lornatang/SRGAN-PyTorch, `model.py`."""
+  table = _layer("conv_first", "conv1.0") + _prelu("act_first", "conv1.1")
+  for i in range(model.num_blocks):
+    block = f"trunk.{i}.rcb"
+    table += _layer("body/conv1", f"{block}.0", bias=False, index=i)
+    table += _batch_norm("body/bn1", f"{block}.1", i)
+    table += _prelu("body/act", f"{block}.2", i)
+    table += _layer("body/conv2", f"{block}.3", bias=False, index=i)
+    table += _batch_norm("body/bn2", f"{block}.4", i)
+  table += _layer("conv_body", "conv2.0", bias=False)
+  table += _batch_norm("bn_body", "conv2.1")
+  for i in range(len(stages(model.scale))):
+    block = f"upsampling.{i}.upsample_block"
+    table += _layer(f"upconv{i + 1}", f"{block}.0")
+    table += _prelu(f"act_up{i + 1}", f"{block}.2")
+  return table + _layer("conv_last", "conv3")
+
+
+def _residual_blocks(count: int) -> list[Entry]:
+  return [
+    e
+    for i in range(count)
+    for j in (1, 2)
+    for e in _layer(f"body/conv{j}", f"body.{i}.conv{j}", index=i)
+  ]
+
+
+def _msrresnet(model: MSRResNet) -> list[Entry]:
+  """Source: BasicSR `MSRResNet`."""
+  table = _layer("conv_first", "conv_first")
+  table += _residual_blocks(model.num_blocks)
+  for i in range(1, len(stages(model.scale)) + 1):
+    table += _layer(f"upconv{i}", f"upconv{i}")
+  return table + [
+    e for name in ("conv_hr", "conv_last") for e in _layer(name, name)
+  ]
+
+
+def _edsr(model: EDSR) -> list[Entry]:
+  """Source: BasicSR `EDSR`; its mean is a constant, not an entry."""
+  table = _layer("conv_first", "conv_first")
+  table += _residual_blocks(model.num_blocks)
+  table += _layer("conv_after_body", "conv_after_body")
+  for i in range(len(stages(model.scale))):
+    # nn.Sequential in which convolution and pixel shuffle alternate.
+    table += _layer(f"upconv{i + 1}", f"upsample.{2 * i}")
+  return table + _layer("conv_last", "conv_last")
+
+
+def _rrdbnet(model: RRDBNet) -> list[Entry]:
+  """Source: BasicSR `RRDBNet`."""
+  table = _layer("conv_first", "conv_first")
+  for i in range(model.num_blocks):
+    for j in (1, 2, 3):
+      for k in range(1, 6):
+        inside = f"rdb{j}/conv{k}"
+        key = f"body.{i}.rdb{j}.conv{k}"
+        table += _layer(f"body/{inside}", key, index=i)
+  after = ("conv_body", "conv_up1", "conv_up2", "conv_hr", "conv_last")
+  return table + [e for name in after for e in _layer(name, name)]
+
+
 _NETWORKS: dict[type, Callable[..., list[Entry]]] = {
+  EDSR: _edsr,
   FSRCNN: _fsrcnn,
+  MSRResNet: _msrresnet,
+  RRDBNet: _rrdbnet,
   SRCNN: _srcnn,
+  SRResNet: _srresnet,
+}
+
+# Where MMagic calls an array otherwise than BasicSR.
+_MMAGIC: dict[type, tuple[tuple[str, Callable[[re.Match], str]], ...]] = {
+  EDSR: (
+    (
+      r"^upsample\.(\d+)\.upsample_conv\.",
+      lambda m: f"upsample.{2 * int(m[1])}.",
+    ),
+  ),
+  MSRResNet: (
+    (r"^trunk_net\.", lambda m: "body."),
+    (r"^upsample(\d+)\.upsample_conv\.", lambda m: f"upconv{m[1]}."),
+  ),
 }
 
 
@@ -65,3 +171,13 @@ def entries(model: Any) -> list[Entry]:
       f"of {known}; add them to sr_jax/weights/torch_names.py"
     )
   return _NETWORKS[type(model)](model)
+
+
+def rename(model: Any, arrays: Mapping[str, Any]) -> dict[str, Any]:
+  """The arrays under the names that `entries` has, whoever named them."""
+  renamed = {}
+  for key, value in arrays.items():
+    for pattern, new in _MMAGIC.get(type(model), ()):
+      key = re.sub(pattern, new, key)
+    renamed[key] = value
+  return renamed

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from sr_jax.models import example_input
 from sr_jax.types import Variables
 
 #: `params/conv1/kernel` -> array.
@@ -28,8 +29,7 @@ def unflatten(flat: Flat) -> dict[str, Any]:
 
 def shapes(model: Any) -> dict[str, tuple[int, ...]]:
   """The shape of every variable of a network, by path; nothing is computed."""
-  lr = jnp.zeros((1, 16, 16, getattr(model, "in_channels", 3)))
-  tree = jax.eval_shape(model.init, jax.random.key(0), lr)
+  tree = jax.eval_shape(model.init, jax.random.key(0), example_input(model))
   flat: dict[str, Any] = traverse_util.flatten_dict(_plain(tree), sep="/")
   return {path: tuple(leaf.shape) for path, leaf in flat.items()}
 
