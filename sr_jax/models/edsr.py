@@ -49,7 +49,7 @@ class EDSR(nn.Module, kw_only=True):
       self.in_channels != self.out_channels
     ):
       raise ValueError(
-        f"EDSR takes off rgb_mean {tuple(self.rgb_mean)} from {self.in_channels} "
+        f"EDSR takes rgb_mean {tuple(self.rgb_mean)} off {self.in_channels} "
         f"channels and adds it to {self.out_channels}; give one mean or one a "
         "channel, and as many channels out as in"
       )

@@ -25,6 +25,9 @@ _Pads = tuple[tuple[int, int], tuple[int, int]]
 # channels in, and fewer than so many out (more fill the vector units anyway).
 _FOLD_IN, _FOLD_OUT = 16, 64
 
+# Pixels of a batch that `_tap_products` takes at a time.
+_CACHED_PIXELS = 4096
+
 
 def conv2d(
   x: Float[Array, "b h w cin"],
@@ -246,14 +249,51 @@ def _kernel_gradient_lax(
 def _kernel_gradient_cpu(
   x: Array, kernel: Array, g: Array, pads: _Pads
 ) -> Array:
-  """One matrix product of the wider operand and patches of the thinner."""
+  """Matrix products: of all taps at once where one operand is thin."""
   *taps, cin, cout = kernel.shape
   if taps != [1, 1] and 2 * min(cin, cout) >= max(cin, cout):
-    return _kernel_gradient_lax(x, kernel, g, pads)
+    return _tap_products(x, g, pads, taps)
   if cin <= cout:
     return _patch_products(x, g, pads, taps)
   turned = _patch_products(g, x, _transposed(pads, taps), taps)
   return turned[::-1, ::-1].transpose(0, 1, 3, 2)
+
+
+def _tap_products(
+  x: Array, g: Array, pads: _Pads, taps: Sequence[int]
+) -> Array:
+  """`sum_p x[p + tap, i] * g[p, o]`, as `[kh, kw, i, o]`, tap by tap.
+
+  XLA's own takes twice the time, and ten times in the body of a loop, where
+  the blocks of a deep network are.
+  """
+  (kh, kw), (batch, rows, width, cout) = taps, g.shape
+  cin = x.shape[-1]
+  (top, bottom), (left, right) = pads
+  zero = jnp.zeros((), x.dtype)
+  x = lax.pad(
+    x, zero, ((0, 0, 0), (top, bottom, 0), (left, right, 0), (0, 0, 0))
+  )
+  # A few images at a time, whose copies stay in the processor's cache.
+  limit = max(1, _CACHED_PIXELS // (rows * width))
+  group = max(n for n in range(1, batch + 1) if batch % n == 0 and n <= limit)
+
+  def add(total: Array, part: tuple[Array, Array]) -> tuple[Array, None]:
+    x, g = part[0], part[1].reshape(-1, cout)
+    products = [
+      x[:, i : i + rows, j : j + width].reshape(-1, cin).T @ g
+      for i in range(kh)
+      for j in range(kw)
+    ]
+    return total + jnp.stack(products), None
+
+  split = lambda a: a.reshape(batch // group, group, *a.shape[1:])
+  # In the type that x and g have on a mesh, were they to vary over it.
+  total = jnp.zeros((kh * kw, cin, cout), x.dtype) + (
+    _no_terms(x) * _no_terms(g)
+  )
+  total, _ = lax.scan(add, total, (split(x), split(g)))
+  return total.reshape(kh, kw, cin, cout)
 
 
 def _patch_products(
