@@ -37,8 +37,8 @@ def _max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
   """The largest of each 2x2; an odd last row or column is dropped.
 
   Of equal ones the first, row by row, has the gradient, and NaN is the largest,
-  as in PyTorch. Not `nn.max_pool`: its gradient takes 20 times as long on a CPU,
-  a tenth and more of the whole loss's.
+  as in PyTorch. Not `nn.max_pool`: its gradient takes 20 times as long on a
+  CPU.
   """
 
   def larger(a: Array, b: Array) -> Array:
