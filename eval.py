@@ -28,6 +28,10 @@ flags.DEFINE_string("data_dir", None, "Folder of the sets; else SR_JAX_DATA.")
 flags.DEFINE_enum(
   "ssim", "per_channel", ["per_channel", "window_3d"], "Which SSIM."
 )
+flags.DEFINE_list("metrics", ["psnr", "ssim"], "Of psnr, ssim and niqe.")
+flags.DEFINE_string(
+  "niqe_prior", None, "File; else weights/niqe_pris_params.npz of data_dir."
+)
 flags.DEFINE_bool("details", False, "Print what every image scored.")
 flags.DEFINE_string("json", None, "Write the results as JSON.")
 flags.DEFINE_string("report", None, "Write a page with pictures (HTML).")
@@ -42,6 +46,8 @@ def main(_: list[str]) -> int:
     table=FLAGS.table,
     data_dir=FLAGS.data_dir,
     ssim_flavour=FLAGS.ssim,
+    metrics=FLAGS.metrics,
+    niqe_prior=FLAGS.niqe_prior,
     details=FLAGS.details,
     json_path=FLAGS.json,
     report_path=FLAGS.report,

@@ -8,11 +8,12 @@ Networks of one channel are measured as the classical papers did: on Y, which
 is rounded to 8 bits before anything else, as MATLAB's rgb2ycbcr does with an
 8-bit image; the low-resolution Y is not rounded. Networks of three channels
 are measured as BasicSR and MMagic do: 8-bit RGB in and out, compared on RGB,
-and on Y besides.
+and on Y besides. NIQE is computed on Y in both cases, of the 8-bit output, with
+the same crop.
 """
 
 import dataclasses
-import math
+import os
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -21,8 +22,14 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from sr_jax.data import NAMED_SETS, Images, load_images
+from sr_jax.data.sources import data_root
+from sr_jax.evaluation.results import (
+  BenchmarkResult,
+  ImageScore,
+  known_metrics,
+)
 from sr_jax.inference import super_resolve
-from sr_jax.metrics import Protocol
+from sr_jax.metrics import NiqePrior, Protocol, load_prior
 from sr_jax.ops.color import rgb_to_y
 from sr_jax.ops.resize import imresize
 from sr_jax.types import AnyArray, Variables
@@ -38,68 +45,6 @@ _PROTOCOLS = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ImageScore:
-  """What one image scored: PSNR in dB, SSIM, and bicubic's beside them."""
-
-  name: str
-  psnr: float
-  ssim: float
-  bicubic_psnr: float
-  bicubic_ssim: float
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class BenchmarkResult:
-  """The figures of one network on one set, and how they were measured.
-
-  Attributes:
-    protocol: Of the PSNR.
-    ssim_protocol: Of the SSIM.
-    images: One score an image, in the order of the set.
-    seconds: Spent in the network, compilation included.
-    outputs: The restored images, 8 bits, where they were asked for.
-    on_luma: The same outputs of an RGB network, scored on Y.
-  """
-
-  protocol: Protocol
-  ssim_protocol: Protocol
-  images: tuple[ImageScore, ...]
-  seconds: float
-  outputs: tuple[np.ndarray, ...] = dataclasses.field(default=(), repr=False)
-  on_luma: "BenchmarkResult | None" = None
-
-  def _mean(self, field: str) -> float:
-    return math.fsum(getattr(x, field) for x in self.images) / len(self.images)
-
-  @property
-  def psnr(self) -> float:
-    """Mean over the images of their PSNR, in dB."""
-    return self._mean("psnr")
-
-  @property
-  def ssim(self) -> float:
-    """Mean over the images of their SSIM."""
-    return self._mean("ssim")
-
-  @property
-  def bicubic_psnr(self) -> float:
-    """The PSNR of bicubic interpolation, in dB."""
-    return self._mean("bicubic_psnr")
-
-  @property
-  def bicubic_ssim(self) -> float:
-    """The SSIM of bicubic interpolation."""
-    return self._mean("bicubic_ssim")
-
-  def __str__(self) -> str:
-    return (
-      f"{self.protocol.dataset} x{self.protocol.scale} {self.protocol.colour}: "
-      f"{self.psnr:.2f} dB / {self.ssim:.4f} "
-      f"(bicubic {self.bicubic_psnr:.2f} / {self.bicubic_ssim:.4f})"
-    )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class PreparedBenchmark:
   """A set at one scale, ready for any network of that scale and channels.
 
@@ -108,22 +53,50 @@ class PreparedBenchmark:
     names: Of the images.
     scale: Enlargement.
     channels: 1 (Y) or 3 (RGB): what the network takes and returns.
-    protocols: For each colour scored, the protocols of PSNR and SSIM.
+    protocols: For each colour scored, the protocol of each metric.
     images: Names and 8-bit ground truth, uncropped, for pictures.
     lr: The network's inputs, float32 in [0, 1].
     hr: What its outputs are compared with, 8 bits.
-    bicubic: For each colour and image, bicubic's PSNR and SSIM.
+    beside: For each colour and image, the fields of `ImageScore` that do not
+      depend on the network.
+    niqe_prior: What NIQE compares with, where it was asked for.
   """
 
   dataset: str
   names: tuple[str, ...]
   scale: int
   channels: int
-  protocols: dict[str, tuple[Protocol, Protocol]]
+  protocols: dict[str, dict[str, Protocol]]
   images: NamedImages = dataclasses.field(repr=False)
   lr: list[np.ndarray] = dataclasses.field(repr=False)
   hr: list[np.ndarray] = dataclasses.field(repr=False)
-  bicubic: dict[str, list[tuple[float, float]]] = dataclasses.field(repr=False)
+  beside: dict[str, list[dict[str, float]]] = dataclasses.field(repr=False)
+  niqe_prior: NiqePrior | None = dataclasses.field(default=None, repr=False)
+
+
+def find_niqe_prior(
+  path: str | os.PathLike | None = None, *, data_dir: str | None = None
+) -> NiqePrior:
+  """The prior that NIQE needs, from a file.
+
+  Args:
+    path: The file; else `weights/niqe_pris_params.npz` among the data.
+    data_dir: Where the data lie; else `SR_JAX_DATA`.
+
+  Returns:
+    The prior; `prepare` takes it.
+
+  Raises:
+    FileNotFoundError: there is no such file; the message says what to bring.
+    ValueError: the file is no prior.
+  """
+  usual = data_root(data_dir) / "weights" / "niqe_pris_params.npz"
+  try:
+    return load_prior(path or usual)
+  except FileNotFoundError as error:
+    raise FileNotFoundError(
+      f"{error}; or say with --niqe_prior=FILE where it is"
+    ) from error
 
 
 def prepare(
@@ -134,6 +107,8 @@ def prepare(
   data_dir: str | None = None,
   images: NamedImages | None = None,
   ssim_flavour: str = "per_channel",
+  metrics: Sequence[str] = ("psnr", "ssim"),
+  niqe_prior: NiqePrior | None = None,
   on_image: Callable[[int], None] | None = None,
 ) -> PreparedBenchmark:
   """Loads a set and makes of it what does not depend on the network.
@@ -146,6 +121,8 @@ def prepare(
     images: Names and 8-bit images (RGB, or `[h, w, 1]` grey) to use instead
       of loading `dataset`, which is then only what they are called.
     ssim_flavour: Of `metrics.ssim`.
+    metrics: Of "psnr", "ssim" and "niqe".
+    niqe_prior: From `find_niqe_prior`, for "niqe".
     on_image: Called with 1 after each image.
 
   Returns:
@@ -153,7 +130,8 @@ def prepare(
 
   Raises:
     ValueError: no protocol for that number of channels, a scale that is not
-      a positive int, no images, or an image smaller than the scale.
+      a positive int, an unknown metric, NIQE without its prior, no images, or
+      an image too small for the scale or a metric.
     FileNotFoundError: the set is not there; the message says where to get it.
 
   Source: data and metric code of Dong et al. 2014; BasicSR docs/ModelZoo.md.
@@ -165,35 +143,44 @@ def prepare(
     )
   if not isinstance(scale, int) or scale < 1:
     raise ValueError(f"scale {scale!r} is not a positive int")
+  metrics = known_metrics(metrics)
+  if "niqe" in metrics and niqe_prior is None:
+    raise ValueError("niqe needs niqe_prior; find_niqe_prior() loads it")
   if images is None:
     images = load_images(dataset, data_dir=data_dir)
   if not len(images):
     raise ValueError(f"'{dataset}' has no images to evaluate on")
-  degradation, colours = _PROTOCOLS[channels]
   title = _title(dataset)
-  protocols = {}
+  degradation, colours = _PROTOCOLS[channels]
+  protocols: dict[str, dict[str, Protocol]] = {}
   for colour in colours:
-    psnr = Protocol(
-      metric="psnr",
-      colour=colour,
-      crop_border=scale,
-      dataset=title,
-      scale=scale,
-      degradation=degradation,
-    )
-    protocols[colour] = (
-      psnr,
-      dataclasses.replace(psnr, metric="ssim", ssim_flavour=ssim_flavour),
-    )
+    for metric in metrics:
+      if metric == "niqe" and colour != "Y":
+        continue
+      protocols.setdefault(colour, {})[metric] = Protocol(
+        metric=metric,
+        colour=colour,
+        crop_border=scale,
+        dataset=title,
+        scale=scale,
+        degradation=degradation,
+        ssim_flavour=ssim_flavour if metric == "ssim" else None,
+        prior=niqe_prior.name if niqe_prior and metric == "niqe" else None,
+      )
   names, lr, hr = [], [], []
-  bicubic: dict[str, list] = {colour: [] for colour in colours}
+  beside: dict[str, list] = {colour: [] for colour in protocols}
   for index in range(len(images)):
     name, image = ground_truth(images, index)
     try:
       small, target = _degrade(image, scale=scale, channels=channels)
       enlarged = to_8_bits(imresize(small, shape=target.shape[:2]))
-      for colour, pair in protocols.items():
-        bicubic[colour].append(_measure(pair, enlarged, target))
+      for colour, chosen in protocols.items():
+        figures = _measure(chosen, enlarged, target, niqe_prior)
+        figures = {f"bicubic_{key}": value for key, value in figures.items()}
+        if "niqe" in chosen:
+          truth = chosen["niqe"].measure(target, prior=niqe_prior)
+          figures["hr_niqe"] = float(truth)
+        beside[colour].append(figures)
     except ValueError as error:
       raise ValueError(f"image '{name}' of '{dataset}': {error}") from error
     names.append(name)
@@ -210,7 +197,8 @@ def prepare(
     images=images,
     lr=lr,
     hr=hr,
-    bicubic=bicubic,
+    beside=beside,
+    niqe_prior=niqe_prior,
   )
 
 
@@ -233,7 +221,7 @@ def evaluate(
 
   Returns:
     The figures on Y for a network of one channel, on RGB for one of three,
-    whose figures on Y are `result.on_luma`.
+    whose figures on Y are `result.on_luma`; of NIQE alone, those on Y.
 
   Raises:
     ValueError: the model has another scale or other channels.
@@ -269,29 +257,22 @@ def _score(
 ) -> BenchmarkResult:
   """The figures of 8-bit outputs on one colour."""
   protocols = benchmark.protocols[colour]
-  scores = []
-  for name, output, hr, (bicubic_psnr, bicubic_ssim) in zip(
-    benchmark.names,
-    outputs,
-    benchmark.hr,
-    benchmark.bicubic[colour],
-    strict=True,
-  ):
-    psnr, ssim = _measure(protocols, output, hr)
-    scores.append(
-      ImageScore(
-        name=name,
-        psnr=psnr,
-        ssim=ssim,
-        bicubic_psnr=bicubic_psnr,
-        bicubic_ssim=bicubic_ssim,
-      )
+  scores = [
+    ImageScore(
+      name=name,
+      **_measure(protocols, output, hr, benchmark.niqe_prior),
+      **beside,
     )
+    for name, output, hr, beside in zip(
+      benchmark.names,
+      outputs,
+      benchmark.hr,
+      benchmark.beside[colour],
+      strict=True,
+    )
+  ]
   return BenchmarkResult(
-    protocol=protocols[0],
-    ssim_protocol=protocols[1],
-    images=tuple(scores),
-    seconds=seconds,
+    protocols=protocols, images=tuple(scores), seconds=seconds
   )
 
 
@@ -353,8 +334,13 @@ def _degrade(
 
 
 def _measure(
-  protocols: tuple[Protocol, ...], sr: np.ndarray, hr: np.ndarray
-) -> tuple[float, float]:
-  """PSNR and SSIM of one image."""
-  psnr, ssim = (float(protocol.measure(sr, hr)) for protocol in protocols)
-  return psnr, ssim
+  protocols: dict[str, Protocol],
+  sr: np.ndarray,
+  hr: np.ndarray,
+  prior: NiqePrior | None,
+) -> dict[str, float]:
+  """Every figure of one image."""
+  return {
+    metric: float(protocol.measure(sr, hr, prior=prior))
+    for metric, protocol in protocols.items()
+  }

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from sr_jax.evaluation import benchmark, pictures, tables
+from sr_jax.evaluation.results import BenchmarkResult
 
 #: Pictures of one set and scale; they are taken evenly from the set.
 _PICTURES = 5
@@ -55,25 +56,21 @@ def _text(value: object) -> str:
 
 
 def _table(rows: Sequence[tables.Row]) -> str:
-  lines = ["<tr>", *(f"<th>{_text(x)}</th>" for x in tables.HEADINGS), "</tr>"]
+  columns = tables.columns(rows)
+  headings = (f"<th>{_text(column.heading)}</th>" for column in columns)
+  lines = ["<tr>", *headings, "</tr>"]
   previous = None
   for row in rows:
     first = row.label != previous
     previous = row.label
     lines.append('<tr class="first">' if first else "<tr>")
-    for i, cell in enumerate(row.cells()):
-      kind = ""
-      if i in (4, 5):
-        kind = ' class="figure"'
-      elif i in (6, 7, 8):
-        kind = ' class="other"'
-      elif i == 9 and row.difference is not None:
-        # What is left of rounding the published figure is no difference.
-        near = abs(row.difference) < 0.015
-        kind = (
-          "" if near else f' class="{"up" if row.difference > 0 else "down"}"'
-        )
-      lines.append(f"<td{kind}>{_text(cell) if first or i else ''}</td>")
+    for i, column in enumerate(columns):
+      kind, difference = column.kind, row.difference or 0.0
+      # What is left of rounding the published figure is no difference.
+      if kind == "difference" and abs(difference) >= 0.015:
+        kind = "up" if difference > 0 else "down"
+      text = _text(column.text(row)) if first or i else ""
+      lines.append(f'<td class="{kind}">{text}</td>')
     lines.append("</tr>")
   return "\n".join(lines)
 
@@ -107,13 +104,11 @@ def _comparison(rows: Sequence[tables.Row], index: int) -> list[str]:
     {label: result.outputs[index] for label, result in results.items()},
     scale=rows[0].scale or 1,
   )
-  score = next(iter(results.values())).images[index]
+  one = next(iter(results.values()))
   captions = {
-    pictures.BICUBIC: f"{score.bicubic_psnr:.2f} dB",
-    **{
-      label: f"{result.images[index].psnr:.2f} dB"
-      for label, result in results.items()
-    },
+    pictures.BICUBIC: _caption(one, index, "bicubic_"),
+    pictures.GROUND_TRUTH: _caption(one, index, "hr_"),
+    **{label: _caption(result, index) for label, result in results.items()},
   }
   window = pictures.busiest_window(shown, _WINDOW)
   whole = _framed(shown[pictures.GROUND_TRUTH], window)
@@ -125,6 +120,17 @@ def _comparison(rows: Sequence[tables.Row], index: int) -> list[str]:
     caption = captions.get(title, "")
     parts.append(_figure(picture[window], title, caption))
   return [*parts, "</div>"]
+
+
+def _caption(result: BenchmarkResult, index: int, of: str = "") -> str:
+  """PSNR and NIQE of one image, as far as there are."""
+  parts = []
+  if "psnr" in result.protocols and of != "hr_":
+    parts.append(f"{getattr(result.images[index], f'{of}psnr'):.2f} dB")
+  luma = result.on_luma or result  # where NIQE is
+  if "niqe" in luma.protocols:
+    parts.append(f"NIQE {getattr(luma.images[index], f'{of}niqe'):.2f}")
+  return ", ".join(parts)
 
 
 def _framed(picture: np.ndarray, window: tuple[slice, slice]) -> np.ndarray:

@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 from absl import flags
@@ -16,9 +17,15 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from sr_jax.data.sources import data_root
 from sr_jax.evaluation import report, tables
-from sr_jax.evaluation.benchmark import PreparedBenchmark, evaluate, prepare
+from sr_jax.evaluation.benchmark import (
+  PreparedBenchmark,
+  evaluate,
+  find_niqe_prior,
+  prepare,
+)
 from sr_jax.evaluation.networks import INTERPOLATIONS, Network, load_network
 from sr_jax.evaluation.published import Published, families
+from sr_jax.evaluation.results import known_metrics
 from sr_jax.weights.files import write_whole
 
 #: What a user can put right; anything else keeps its traceback.
@@ -45,6 +52,8 @@ def run(
   table: Sequence[str] = (),
   data_dir: str | None = None,
   ssim_flavour: str = "per_channel",
+  metrics: Sequence[str] = ("psnr", "ssim"),
+  niqe_prior: str | None = None,
   details: bool = False,
   json_path: str | None = None,
   report_path: str | None = None,
@@ -59,6 +68,8 @@ def run(
     table: Families of published networks to reproduce, instead of `weights`.
     data_dir: Where the named sets and the published weights lie.
     ssim_flavour: Of `metrics.ssim`.
+    metrics: Of psnr, ssim and niqe.
+    niqe_prior: File that NIQE needs; see `find_niqe_prior`.
     details: Print what every image scored.
     json_path: Where to write the results as JSON.
     report_path: Where to write them as a page with pictures.
@@ -71,6 +82,14 @@ def run(
   console = Console(stderr=True, highlight=False)
   try:
     wanted = [_scale(scale) for scale in scales]
+    options: dict[str, Any] = {
+      "data_dir": data_dir,
+      "ssim_flavour": ssim_flavour,
+      "metrics": known_metrics(metrics),
+    }
+    if "niqe" in metrics:
+      prior = find_niqe_prior(niqe_prior, data_dir=data_dir)
+      options["niqe_prior"] = prior
     if bool(weights) == bool(table):
       raise ValueError("give --weights or --table, one of them")
     if table:
@@ -83,11 +102,7 @@ def run(
     console.print(f"eval.py: {error}", markup=False, soft_wrap=True)
     return 2
   rows = _evaluate(
-    jobs,
-    data_dir=data_dir,
-    ssim_flavour=ssim_flavour,
-    keep_outputs=bool(report_path),
-    console=console,
+    jobs, options, keep_outputs=bool(report_path), console=console
   )
   if all(row.result is None for row in rows):
     for problem in dict.fromkeys(row.problem for row in rows):
@@ -197,13 +212,12 @@ def _load(job: _Job, spec: str, data_dir: str | None) -> _Job:
 
 def _evaluate(
   jobs: Sequence[_Job],
+  options: dict[str, Any],
   *,
-  data_dir: str | None,
-  ssim_flavour: str,
   keep_outputs: bool,
   console: Console,
 ) -> list[tables.Row]:
-  """The rows of the table, in the order of the jobs."""
+  """The rows of the table, in the order of the jobs; options of `prepare`."""
   rows = []
   prepared: dict[tuple[str, int, int], PreparedBenchmark] = {}
   columns = (
@@ -240,9 +254,8 @@ def _evaluate(
             job.dataset,
             scale=job.scale,
             channels=job.network.channels,
-            data_dir=data_dir,
-            ssim_flavour=ssim_flavour,
             on_image=advance,
+            **options,
           )
         except USER_ERRORS as error:
           rows.append(dataclasses.replace(row, problem=str(error)))

@@ -1,8 +1,9 @@
 """Results as text: the table, its protocol, per-image detail, and JSON."""
 
 import dataclasses
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rich import box
@@ -10,21 +11,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from sr_jax.evaluation.benchmark import BenchmarkResult, NamedImages
+from sr_jax.evaluation.benchmark import NamedImages
 from sr_jax.evaluation.published import Figure, Published
+from sr_jax.evaluation.results import FIGURES, BenchmarkResult
 
-HEADINGS = (
-  "network",
-  "set",
-  "scale",
-  "on",
-  "PSNR",
-  "SSIM",
-  "bicubic",
-  "SSIM",
-  "published",
-  "difference",
-)
+_DECIMALS = {"psnr": 2, "ssim": 4, "niqe": 2}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,6 +45,8 @@ class Row:
     """What was published for this set, scale and colour."""
     if self.published is None or self.result is None:
       return None
+    if "psnr" not in self.result.protocols:
+      return None
     protocol = self.result.protocol
     return self.published.find(
       protocol.dataset, protocol.scale, protocol.colour
@@ -67,35 +60,115 @@ class Row:
       return None
     return self.result.psnr - figure.psnr
 
-  def cells(self) -> tuple[str, ...]:
-    """The texts under `HEADINGS`; a problem leaves all but three empty."""
-    scale = f"x{self.scale}" if self.scale else "-"
-    if self.result is None:
-      return (self.label, self.dataset, scale) + ("",) * (len(HEADINGS) - 3)
-    result, figure, difference = self.result, self.figure, self.difference
-    return (
-      self.label,
-      self.dataset,
-      scale,
-      result.protocol.colour,
-      f"{result.psnr:.2f}",
-      f"{result.ssim:.4f}",
-      f"{result.bicubic_psnr:.2f}",
-      f"{result.bicubic_ssim:.4f}",
-      "-" if figure is None else f"{figure.psnr:.2f}",
-      "-" if difference is None else _signed(difference),
-    )
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Column:
+  """One column of the table.
+
+  Attributes:
+    heading: Over it.
+    kind: "name", "figure" (the network's), "other" or "difference".
+    text: What stands in a row; "" where that has no result.
+  """
+
+  heading: str
+  kind: str
+  text: Callable[[Row], str]
+
+
+def columns(rows: Sequence[Row]) -> list[Column]:
+  """The columns that these rows can fill."""
+  found = [
+    Column(heading="network", kind="name", text=lambda row: row.label),
+    Column(heading="set", kind="name", text=lambda row: row.dataset),
+    Column(
+      heading="scale",
+      kind="name",
+      text=lambda row: f"x{row.scale}" if row.scale else "-",
+    ),
+    Column(
+      heading="on",
+      kind="name",
+      text=lambda row: row.result.protocol.colour if row.result else "",
+    ),
+  ]
+  figures = _figures([row.result for row in rows if row.result is not None])
+  for name, heading in figures.items():
+    kind = "other" if "_" in name else "figure"
+    text = functools.partial(_mean, name)
+    found.append(Column(heading=heading, kind=kind, text=text))
+  if any(row.figure is not None for row in rows):
+    found += [
+      Column(heading="published", kind="other", text=_published),
+      Column(heading="difference", kind="difference", text=_difference),
+    ]
+  return found
+
+
+def _figures(results: Sequence[BenchmarkResult]) -> dict[str, str]:
+  """The figures that were measured and their headings, in a table's order.
+
+  PSNR and SSIM of the network, then both of bicubic; NIQE by itself.
+  """
+  measured = [
+    metric
+    for metric in FIGURES
+    if any(metric in result.protocols for result in results)
+  ]
+  pairs = [metric for metric in measured if metric != "niqe"]
+  headings = {metric: metric.upper() for metric in pairs}
+  for i, metric in enumerate(pairs):
+    headings[f"bicubic_{metric}"] = metric.upper() if i else "bicubic"
+  if "niqe" in measured:
+    headings |= zip(FIGURES["niqe"], ("NIQE", "bicubic", "truth"), strict=True)
+  return headings
+
+
+def _format(name: str, value: float) -> str:
+  """With the decimals of its metric."""
+  return f"{value:.{_DECIMALS[name.rpartition('_')[2]]}f}"
+
+
+def _mean(name: str, row: Row) -> str:
+  """Of a metric that is not measured on this colour there is none."""
+  metric = name.rpartition("_")[2]
+  if row.result is None or metric not in row.result.protocols:
+    return ""
+  return _format(name, row.result.mean(name))
+
+
+def _published(row: Row) -> str:
+  if row.result is None:
+    return ""
+  return "-" if row.figure is None else f"{row.figure.psnr:.2f}"
+
+
+def _difference(row: Row) -> str:
+  if row.result is None:
+    return ""
+  return "-" if row.difference is None else _signed(row.difference)
 
 
 def protocol_lines(rows: Sequence[Row]) -> list[str]:
   """How the figures were measured, a line for each way that occurs."""
   lines = {}
   for row in rows:
-    if row.result is not None:
-      psnr, ssim = row.result.protocol, row.result.ssim_protocol
+    if row.result is None:
+      continue
+    protocols, first = row.result.protocols, row.result.protocol
+    made = f"{first.degradation}, crop = scale, {first.rounding}"
+    pair = []
+    if "psnr" in protocols:
+      pair.append("PSNR in dB")
+    if "ssim" in protocols:
+      pair.append(f"SSIM ({protocols['ssim'].ssim_flavour})")
+    if pair:
+      what = " and ".join(pair)
+      lines[f"{first.colour}: {what}, {made}, mean over images"] = None
+    if "niqe" in protocols:
       lines[
-        f"{psnr.colour}: PSNR in dB and SSIM ({ssim.ssim_flavour}), "
-        f"{psnr.degradation}, crop = scale, {psnr.rounding}, mean over images"
+        f"{first.colour}: NIQE on rounded Y, lower is better, no reference, "
+        f"prior {protocols['niqe'].prior}, {made}, mean over images"
       ] = None
   return list(lines)
 
@@ -112,22 +185,25 @@ def source_lines(rows: Sequence[Row]) -> list[str]:
 def print_table(rows: Sequence[Row], console: Console) -> None:
   """The table, the protocol under it, and what could not be computed."""
   table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-  for i, heading in enumerate(HEADINGS):
+  shown = columns(rows)
+  for i, column in enumerate(shown):
     table.add_column(
-      heading, justify="left" if i < 4 else "right", no_wrap=i > 0
+      column.heading,
+      justify="left" if column.kind == "name" else "right",
+      no_wrap=i > 0,
     )
   previous = None
   for row in rows:
-    cells = [escape(cell) for cell in row.cells()]
+    cells = [escape(column.text(row)) for column in shown]
     if row.result is None:
-      cells[4] = "see below"
+      cells[4:5] = ["see below"]
     if previous is not None and row.label != previous:
       table.add_section()
     elif row.label == previous:
       cells[0] = ""
     previous = row.label
     table.add_row(*cells)
-  console.print(table)
+  _print_whole(table, console)
   for line in protocol_lines(rows) + source_lines(rows):
     console.print(
       line, style="dim", markup=False, highlight=False, soft_wrap=True
@@ -145,6 +221,14 @@ def print_table(rows: Sequence[Row], console: Console) -> None:
       )
 
 
+def _print_whole(table: Table, console: Console) -> None:
+  """Wider than the terminal rather than with digits left out."""
+  unlimited = console.options.update_width(10_000)
+  needed = console.measure(table, options=unlimited).minimum
+  console.width = max(console.width, needed)
+  console.print(table)
+
+
 def print_details(rows: Sequence[Row], console: Console) -> None:
   """What every image scored, a table for each row."""
   for row in rows:
@@ -159,18 +243,16 @@ def print_details(rows: Sequence[Row], console: Console) -> None:
     )
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("image")
-    for heading in ("PSNR", "SSIM", "bicubic", "SSIM", "gain"):
+    figures = _figures([row.result])
+    gain = ["gain"] if "psnr" in figures else []
+    for heading in (*figures.values(), *gain):
       table.add_column(heading, justify="right")
     for image in row.result.images:
-      table.add_row(
-        escape(image.name),
-        f"{image.psnr:.2f}",
-        f"{image.ssim:.4f}",
-        f"{image.bicubic_psnr:.2f}",
-        f"{image.bicubic_ssim:.4f}",
-        _signed(image.psnr - image.bicubic_psnr),
-      )
-    console.print(table)
+      cells = [_format(name, getattr(image, name)) for name in figures]
+      if gain:
+        cells.append(_signed(image.psnr - image.bicubic_psnr))
+      table.add_row(escape(image.name), *cells)
+    _print_whole(table, console)
 
 
 def as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -187,18 +269,20 @@ def _row_json(row: Row) -> dict[str, Any]:
   if row.result is None:
     return {**record, "problem": row.problem}
   result = row.result
-  means = ("psnr", "ssim", "bicubic_psnr", "bicubic_ssim")
-  record.update({name: _number(getattr(result, name)) for name in means})
+  figures = _figures([result])
+  record.update({name: _number(result.mean(name)) for name in figures})
   record.update(
     published=None,
     seconds=round(result.seconds, 3),
     protocol=dataclasses.asdict(result.protocol),
-    ssim_protocol=dataclasses.asdict(result.ssim_protocol),
     images=[
-      {key: _number(value) for key, value in dataclasses.asdict(image).items()}
+      {name: _number(getattr(image, name)) for name in ("name", *figures)}
       for image in result.images
     ],
   )
+  for metric, protocol in result.protocols.items():
+    if metric != "psnr":
+      record[f"{metric}_protocol"] = dataclasses.asdict(protocol)
   if row.published is not None and row.figure is not None:
     record["published"] = {
       **dataclasses.asdict(row.figure),

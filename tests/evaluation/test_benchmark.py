@@ -1,7 +1,7 @@
 """The protocols against a second, plain float64 computation of them."""
 
-import dataclasses
 import math
+import re
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from skimage.metrics import structural_similarity
 
 from sr_jax import evaluation
 from sr_jax.evaluation import benchmark
+from sr_jax.metrics import NiqePrior, niqe
 from sr_jax.models import Interpolate
 
 _SCALE = 2
@@ -134,7 +135,10 @@ def test_figures_follow_from_the_definitions(images, channels, colour):
   for score, (_, image) in zip(result.images, images, strict=True):
     expected.append(_expected(image, channels, colour))
     np.testing.assert_allclose(
-      dataclasses.astuple(score)[1:], expected[-1], rtol=0, atol=1e-9
+      [score.psnr, score.ssim, score.bicubic_psnr, score.bicubic_ssim],
+      expected[-1],
+      rtol=0,
+      atol=1e-9,
     )
   np.testing.assert_allclose(
     [result.psnr, result.ssim, result.bicubic_psnr, result.bicubic_ssim],
@@ -154,7 +158,8 @@ def test_grey_is_taken_for_luma_as_it_is(images):
   np.testing.assert_array_equal(as_file.hr[0], grey[:34, :36])
   assert as_rgb.hr[0].max() <= 235
   # The studio swing is 219 of 255 levels, and the error shrinks with it.
-  gain = as_rgb.bicubic["Y"][0][0] - as_file.bicubic["Y"][0][0]
+  psnrs = [x.beside["Y"][0]["bicubic_psnr"] for x in (as_rgb, as_file)]
+  gain = psnrs[0] - psnrs[1]
   assert gain == pytest.approx(20 * math.log10(255 / 219), abs=0.05)
   rgb = evaluation.prepare("grey", scale=2, channels=3, images=[("grey", grey)])
   assert rgb.lr[0].shape == (17, 18, 3)
@@ -176,11 +181,12 @@ def test_another_ssim(images):
   figures = {
     flavour: evaluation.prepare(
       "x", scale=2, channels=3, images=images, ssim_flavour=flavour
-    ).bicubic["RGB"][0]
+    ).beside["RGB"][0]
     for flavour in ("per_channel", "window_3d")
   }
-  assert figures["per_channel"][0] == figures["window_3d"][0]
-  assert figures["per_channel"][1] != figures["window_3d"][1]
+  one, other = figures["per_channel"], figures["window_3d"]
+  assert one["bicubic_psnr"] == other["bicubic_psnr"]
+  assert one["bicubic_ssim"] != other["bicubic_ssim"]
 
 
 def test_a_folder_with_a_grey_file(tmp_path, images):
@@ -214,3 +220,124 @@ def test_what_cannot_be_evaluated_is_named(images):
   small = [("tiny", np.zeros((3, 9, 3), np.uint8))]
   with pytest.raises(ValueError, match=r"image 'tiny' of 'x'.*scale 4"):
     evaluation.prepare("x", scale=4, channels=1, images=small)
+
+
+@pytest.fixture(scope="module")
+def niqe_prior():
+  return NiqePrior(
+    mean=np.linspace(0, 1, 36),
+    covariance=np.eye(36),
+    window=np.full((7, 7), 1 / 49),
+    name="flat.npz",
+  )
+
+
+@pytest.fixture(scope="module")
+def large():
+  """Two pictures of two blocks and four, when two pixels are cropped."""
+  small = np.random.default_rng(4).integers(0, 256, (2, 50, 60, 3))
+  pictures = [
+    _levels(_resize(image / 255, 201, 240)).astype(np.uint8) for image in small
+  ]
+  return [("first", pictures[0]), ("second", pictures[1][:199, :196])]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_niqe_of_network_bicubic_and_truth(large, niqe_prior, channels):
+  prepared = evaluation.prepare(
+    "x",
+    scale=_SCALE,
+    channels=channels,
+    images=large,
+    metrics=("niqe", "psnr"),
+    niqe_prior=niqe_prior,
+  )
+  model = _Nearest(in_channels=channels)
+  result = evaluation.evaluate(model, {}, prepared, keep_outputs=True)
+  luma = result if channels == 1 else result.on_luma
+  assert list(luma.protocols) == ["psnr", "niqe"]
+  assert str(luma.protocols["niqe"]) == str(result.niqe_protocol)
+  assert "prior flat.npz" in str(result.niqe_protocol)
+  if channels == 3:
+    assert list(result.protocols) == ["psnr"]
+
+  expected = []
+  for score, hr, output in zip(
+    luma.images, prepared.hr, result.outputs, strict=True
+  ):
+    height, width = hr.shape[:2]
+    lr = _resize(hr / 255, height // _SCALE, width // _SCALE)
+    lr = _levels(lr) / 255 if channels == 3 else lr
+    bicubic = _levels(_resize(lr, height, width))
+    expected.append(
+      [
+        float(niqe(x.astype(np.uint8), prior=niqe_prior, crop_border=_SCALE))
+        for x in (output, bicubic, hr)
+      ]
+    )
+    np.testing.assert_allclose(
+      [score.niqe, score.bicubic_niqe, score.hr_niqe], expected[-1], 1e-9
+    )
+    assert math.isnan(score.ssim)  # it was not asked for
+  np.testing.assert_allclose(
+    [result.niqe, result.bicubic_niqe, result.hr_niqe],
+    np.mean(expected, axis=0),
+    1e-9,
+  )
+  with pytest.raises(ValueError, match="ssim was not measured"):
+    _ = result.ssim
+  assert re.match(r"x x2 Y: \S+ dB / NIQE \S+ \(bicubic", str(luma))
+
+
+def test_niqe_alone_is_on_luma(large, niqe_prior):
+  prepared = evaluation.prepare(
+    "x",
+    scale=_SCALE,
+    channels=3,
+    images=large[:1],
+    metrics=["niqe"],
+    niqe_prior=niqe_prior,
+  )
+  result = evaluation.evaluate(_Nearest(in_channels=3), {}, prepared)
+  assert result.protocol.metric == "niqe"
+  assert result.protocol.colour == "Y"
+  assert result.on_luma is None
+  assert result.niqe > 0
+
+
+def test_metrics_that_cannot_be_measured_are_named(large, images, niqe_prior):
+  options = {"scale": 2, "channels": 1}
+  with pytest.raises(ValueError, match=r"metric 'niqee' .* mean 'niqe'\?"):
+    evaluation.prepare("x", images=large, metrics=["niqee"], **options)
+  with pytest.raises(ValueError, match="no metric is given"):
+    evaluation.prepare("x", images=large, metrics=(), **options)
+  with pytest.raises(ValueError, match="niqe needs niqe_prior"):
+    evaluation.prepare("x", images=large, metrics=["niqe"], **options)
+  with pytest.raises(ValueError, match=r"'first' of 'x': .* two blocks"):
+    evaluation.prepare(
+      "x",
+      images=[*large, *images],
+      metrics=["niqe"],
+      niqe_prior=niqe_prior,
+      **options,
+    )
+
+
+def test_where_the_prior_is_looked_for(niqe_prior, tmp_path, monkeypatch):
+  monkeypatch.setenv("SR_JAX_DATA", str(tmp_path / "env"))
+  arrays = {
+    "mu_pris_param": niqe_prior.mean[None],
+    "cov_pris_param": niqe_prior.covariance,
+    "gaussian_window": niqe_prior.window,
+  }
+  usual = tmp_path / "env" / "weights" / "niqe_pris_params.npz"
+  with pytest.raises(FileNotFoundError, match=f"{usual}.*--niqe_prior=FILE"):
+    evaluation.find_niqe_prior()
+  usual.parent.mkdir(parents=True)
+  np.savez(usual, **arrays)
+  assert evaluation.find_niqe_prior().name == "niqe_pris_params.npz"
+  np.savez(tmp_path / "other.npz", **arrays)
+  found = evaluation.find_niqe_prior(tmp_path / "other.npz")
+  assert found.name == "other.npz"
+  with pytest.raises(FileNotFoundError, match="there is no NIQE prior"):
+    evaluation.find_niqe_prior(data_dir=str(tmp_path))
