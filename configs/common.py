@@ -91,6 +91,20 @@ def cosine(learning_rate: float, *periods: int, eta_min: float) -> ConfigDict:
   )
 
 
+def multi_step(
+  learning_rate: float, *milestones: int, gamma: float = 0.5
+) -> ConfigDict:
+  """Multiplied by `gamma` at each milestone."""
+  return ConfigDict(
+    {
+      "name": "multi_step",
+      "learning_rate": learning_rate,
+      "milestones": milestones,
+      "gamma": gamma,
+    }
+  )
+
+
 def base() -> Any:
   """All fields there are, with the values that suit most recipes."""
   return ConfigDict(
@@ -131,10 +145,40 @@ def base() -> Any:
       "quantize_lr": True,
       # sr_jax.losses, by name, its arguments, and its weight in the sum.
       "loss": ConfigDict({"name": "l1", "weight": 1.0}),
+      # Terms on VGG19's features (losses.perceptual); weight 0 leaves one out.
+      "perceptual": {
+        "weight": 0.0,
+        "style_weight": 0.0,
+        "criterion": "l1",
+        # conv names are before the activation, relu names after it.
+        "layer_weights": ConfigDict({"conv5_4": 1.0}),
+        # A weight file, under the folder of the sets or anywhere; "random".
+        "vgg": "",
+        "input_norm": True,
+        "range_norm": False,
+      },
+      # sr_jax.models.build(**discriminator); no name is plain regression.
+      "discriminator": ConfigDict({"name": ""}),
+      # The game; see sr_jax.training.gan_steps.Adversarial.
+      "adversarial": {
+        "weight": 5e-3,
+        "kind": "vanilla",
+        "relativistic": False,
+        "real_label": 1.0,
+        "fake_label": 0.0,
+        "gradient_penalty": 0.0,
+        "r1": 0.0,
+      },
+      # The generator moves in every so many steps, and not in the first.
+      "d_steps": 1,
+      "d_init_steps": 0,
       # sr_jax.training.optimizers.make_optimizer(**optimizer).
       "optimizer": adam(),
       # sr_jax.training.schedules, by name, and its arguments.
       "schedule": ConfigDict({"name": "constant", "learning_rate": 2e-4}),
+      # Those of the discriminator.
+      "d_optimizer": adam(),
+      "d_schedule": ConfigDict({"name": "constant", "learning_rate": 1e-4}),
       "warm_up_steps": 0,
       # 0 keeps no moving average.
       "ema_decay": 0.0,
@@ -143,12 +187,27 @@ def base() -> Any:
       # Updates skipped in a row, for a loss that is not finite, until the run
       # stops.
       "max_skipped": 100,
+      # When the discriminator counts as saturated, and what is done: "warn",
+      # "stop" or "rollback"; see sr_jax.training.health.Health.
+      "health": {
+        "max_gap": 10.0,
+        "patience": 3,
+        "action": "warn",
+        "max_rollbacks": 3,
+      },
       "mesh": {"data": -1, "fsdp": 1, "space": 1},
       "log_every": 100,
       # Evaluation, sample pictures and a checkpoint.
       "eval_every": 5000,
       # Sets or folders, with commas between; 0 images are all.
-      "eval": {"benchmarks": "set5", "max_images": 0},
+      "eval": {
+        "benchmarks": "set5",
+        "max_images": 0,
+        # Of psnr, ssim and niqe, with commas between.
+        "metrics": "psnr,ssim",
+        # Its natural images' statistics; empty looks among the sets' weights.
+        "niqe_prior": "",
+      },
       # Go on with a run that another config began.
       "resume_changed": False,
       "keep_last": 2,
@@ -167,8 +226,11 @@ def smoke(config: Any) -> Any:
   config.data.train = "photos"
   config.data.batch_size = 2
   config.data.scales = (1.0,)
+  config.data.num_workers = 0
   config.eval.benchmarks = "photos"
   config.eval.max_images = 1
   config.log_every = 2
   config.eval_every = 2
+  if config.perceptual.weight:
+    config.perceptual.vgg = "random"
   return config

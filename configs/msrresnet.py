@@ -15,7 +15,8 @@ Variants, after a colon and separated by commas:
   smoke        a few steps on the quickstart's photographs.
 
 Command:  python train.py --config=configs/msrresnet.py
-          python train.py --config=configs/msrresnet.py:x2,from=runs/msrresnet_x4
+          python train.py \\
+            --config=configs/msrresnet.py:x2,from=runs/msrresnet_x4
 Cost:     16 crops of 128 pixels a step, 10^6 steps.
 Source:   BasicSR `train_MSRResNet_x{2,3,4}.yml` (RECIPES.md card 3). MMagic has
           b2 = 0.999 and no moving average; BasicSR's is taken, whose figures

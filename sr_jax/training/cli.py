@@ -8,7 +8,8 @@ from absl import flags
 from etils import epath
 
 from sr_jax.training.checkpoints import CheckpointError
-from sr_jax.training.loop import NonFiniteError, train
+from sr_jax.training.health import UnhealthyError
+from sr_jax.training.loop import train
 from sr_jax.types import Config
 
 #: What ml_collections raises for a wrong recipe or field, and what a user can
@@ -21,7 +22,7 @@ _MISTAKES = (
   TypeError,
   ValueError,
 )
-_USER_ERRORS = (ValueError, OSError, CheckpointError, NonFiniteError)
+_USER_ERRORS = (ValueError, OSError, CheckpointError, UnhealthyError)
 
 
 def _fail(message: object, code: int = 2) -> NoReturn:

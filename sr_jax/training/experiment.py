@@ -1,12 +1,8 @@
 """From a ConfigDict to the parts of a run."""
 
 import dataclasses
-import difflib
-import functools
-import inspect
-import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,12 +10,21 @@ import jax.numpy as jnp
 import optax
 from etils import epath
 
-from sr_jax import degradations, losses, models
+from sr_jax import degradations, losses, models, weights
+from sr_jax.data.sources import data_root
 from sr_jax.evaluation.published import published
+from sr_jax.training import checks
+from sr_jax.training.gan_steps import Adversarial, make_gan_step
 from sr_jax.training.optimizers import make_optimizer
 from sr_jax.training.schedules import SCHEDULES, Schedule, warm_up
 from sr_jax.training.state import NetState, TrainState
-from sr_jax.training.steps import Step, make_prepare, make_step
+from sr_jax.training.steps import (
+  LossTerms,
+  Step,
+  make_latent_prepare,
+  make_prepare,
+  make_step,
+)
 from sr_jax.types import Config
 
 LOSSES: dict[str, Callable[..., jax.Array]] = {
@@ -27,24 +32,6 @@ LOSSES: dict[str, Callable[..., jax.Array]] = {
   "l1": losses.l1,
   "mse": losses.mse,
 }
-
-
-#: Fields that may change when a run goes on; all else changes what it computes.
-_MAY_CHANGE = (
-  "data.cache",
-  "data.data_dir",
-  "eval",
-  "eval_every",
-  "keep_best",
-  "keep_last",
-  "log_every",
-  "max_skipped",
-  "mesh",
-  "name",
-  "published",
-  "resume_changed",
-  "steps",
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,90 +42,47 @@ class Experiment:
     model: The generator.
     scale: Its enlargement.
     channels: 1 for Y, 3 for RGB.
+    latent_features: Length of the noise that the generator begins from; 0 for
+      one that begins from an image.
     schedule: Learning rate of each step.
     optimizer: Of the generator.
+    discriminator: None for plain regression.
+    d_optimizer: Of the discriminator.
     step: The pure training step.
     margin: Low-resolution pixels of context that a crop of `hr` carries.
     ema: Whether a moving average of the parameters is kept.
-    lr_shape: Of one low-resolution crop.
+    input_shape: Of one input of the generator, with the batch in front.
+    hr_shape: Of one high-resolution crop, likewise.
   """
 
   model: Any
   scale: int
   channels: int
+  latent_features: int
   schedule: Schedule
   optimizer: optax.GradientTransformationExtraArgs
+  discriminator: Any
+  d_optimizer: optax.GradientTransformationExtraArgs | None
   step: Step
   margin: int
   ema: bool
-  lr_shape: tuple[int, int, int, int]
+  input_shape: tuple[int, ...]
+  hr_shape: tuple[int, ...]
 
   def init_state(self, key: jax.Array) -> TrainState:
     """The state at step 0; trace it under jit to shard it from birth."""
-    variables = self.model.init(key, jnp.zeros(self.lr_shape))
+    variables = self.model.init(key, jnp.zeros(self.input_shape))
+    d_net = None
+    if self.discriminator is not None and self.d_optimizer is not None:
+      d_variables = self.discriminator.init(
+        jax.random.fold_in(key, 1), jnp.zeros(self.hr_shape)
+      )
+      d_net = NetState.create(d_variables, self.d_optimizer, ema=False)
     return TrainState(
       step=jnp.zeros((), jnp.int32),
       generator=NetState.create(variables, self.optimizer, ema=self.ema),
+      discriminator=d_net,
     )
-
-
-def _bind(
-  make: Callable[..., Any],
-  section: str,
-  given: Mapping[str, Any],
-  *,
-  later: tuple[str, ...] = (),
-) -> Callable[..., Any]:
-  """`make` with the fields of a section, its mistakes told by field.
-
-  Raises:
-    ValueError: a field that `make` does not take, or one that it lacks.
-  """
-  parameters = inspect.signature(make).parameters.values()
-  known = [
-    p.name
-    for p in parameters
-    if p.kind is not p.VAR_KEYWORD and p.name not in later
-  ]
-  open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters)
-  for key in given:
-    if key not in known and not open_ended:
-      close = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
-      raise ValueError(
-        f"config.{section} has no field '{key}'; did you mean {close}? It "
-        f"takes {known}"
-      )
-  for p in parameters:
-    required = p.default is p.empty and p.name in known
-    if required and p.name not in given:
-      raise ValueError(f"config.{section}.{p.name} is missing")
-  return functools.partial(make, **given)
-
-
-def _named(
-  table: Mapping[str, Callable[..., Any]],
-  section: str,
-  given: Mapping[str, Any],
-  *,
-  later: tuple[str, ...] = (),
-) -> Callable[..., Any]:
-  """The function that the section's `name` picks, bound as by `_bind`."""
-  arguments = dict(given)
-  name = arguments.pop("name", "")
-  if name not in table:
-    raise ValueError(
-      f"config.{section}.name '{name}' is not one of {sorted(table)}"
-    )
-  return _bind(table[name], section, arguments, later=later)
-
-
-def _positive(config: Config, *names: str) -> None:
-  for name in names:
-    value: Any = config
-    for part in name.split("."):
-      value = value[part]
-    if value < 1:
-      raise ValueError(f"config.{name} is {value}; it must be at least 1")
 
 
 def build(config: Config) -> Experiment:
@@ -146,8 +90,88 @@ def build(config: Config) -> Experiment:
 
   Raises:
     ValueError: a field is unknown, or its value is of no use.
+    FileNotFoundError: weights that a loss needs are not there.
   """
-  _positive(
+  _check_numbers(config)
+  model = models.build(**config.model)
+  scale, channels = getattr(model, "scale", 1), getattr(model, "in_channels", 3)
+  latent_features = getattr(model, "latent_features", 0)
+  side = config.data.patch_size
+  if side % scale:
+    raise ValueError(
+      f"config.data.patch_size {side} is not a multiple of the model's scale "
+      f"{scale}"
+    )
+  hr_shape = (1, side, side, channels)
+  input_shape = (
+    (1, latent_features)
+    if latent_features
+    else (1, side // scale, side // scale, channels)
+  )
+  shapes = jax.eval_shape(
+    model.init, jax.random.key(0), jax.ShapeDtypeStruct(input_shape, "float32")
+  )
+  if not shapes:
+    raise ValueError(
+      f"model '{config.model.name}' has no parameters to train; evaluate it "
+      f"with eval.py --weights={config.model.name}"
+    )
+  schedule, optimizer = _optimizer(config, "schedule", "optimizer")
+  margin = 0 if latent_features else degradations.MARGIN
+  common: dict[str, Any] = {
+    "optimizer": optimizer,
+    "loss_fn": _loss_terms(config),
+    "prepare": (
+      make_latent_prepare(latent_features)
+      if latent_features
+      else make_prepare(
+        scale=scale, channels=channels, quantize=config.quantize_lr
+      )
+    ),
+    "ema_decay": config.ema_decay,
+  }
+  discriminator = d_optimizer = None
+  if config.discriminator.name:
+    discriminator = _discriminator(config, hr_shape)
+    _, d_optimizer = _optimizer(config, "d_schedule", "d_optimizer")
+    step = make_gan_step(
+      model,
+      discriminator,
+      d_optimizer=d_optimizer,
+      adversarial=checks.bind(
+        Adversarial, "adversarial", dict(config.adversarial)
+      )(),
+      d_steps=config.d_steps,
+      d_init_steps=config.d_init_steps,
+      **common,
+    )
+  else:
+    if latent_features:
+      raise ValueError(
+        f"model '{config.model.name}' begins from noise and can only be "
+        "trained against a discriminator; name one in config.discriminator"
+      )
+    step = make_step(model, accumulate=config.accumulate, **common)
+  return Experiment(
+    model=model,
+    scale=scale,
+    channels=channels,
+    latent_features=latent_features,
+    schedule=schedule,
+    optimizer=optimizer,
+    discriminator=discriminator,
+    d_optimizer=d_optimizer,
+    step=step,
+    margin=margin,
+    ema=config.ema_decay > 0,
+    input_shape=input_shape,
+    hr_shape=hr_shape,
+  )
+
+
+def _check_numbers(config: Config) -> None:
+  """Refuses values out of range."""
+  checks.positive(
     config,
     "steps",
     "data.batch_size",
@@ -157,6 +181,7 @@ def build(config: Config) -> Experiment:
     "eval_every",
     "keep_last",
     "max_skipped",
+    "d_steps",
   )
   if not config.data.train:
     raise ValueError(
@@ -168,7 +193,7 @@ def build(config: Config) -> Experiment:
       f"config.data.batch_size {config.data.batch_size} is not a multiple of "
       f"config.accumulate {config.accumulate}"
     )
-  for name in ("warm_up_steps", "keep_best"):
+  for name in ("warm_up_steps", "keep_best", "d_init_steps"):
     if config[name] < 0:
       raise ValueError(f"config.{name} is {config[name]}; 0 is none")
   if config.eval.max_images < 0:
@@ -180,106 +205,115 @@ def build(config: Config) -> Experiment:
       f"config.published '{config.published}' is not one of "
       f"{sorted(published())}"
     )
-  if not 0 < config.loss.get("weight", 1.0) < math.inf:
-    raise ValueError(f"config.loss.weight {config.loss.weight} is not positive")
-  rate = config.schedule.get("learning_rate", 1.0)
-  if not 0 < rate < 10:
-    raise ValueError(f"config.schedule.learning_rate {rate} is not in (0, 10)")
   if not 0 <= config.ema_decay < 1:
     raise ValueError(f"config.ema_decay {config.ema_decay} is not in [0, 1)")
-  model = models.build(**config.model)
-  scale, channels = getattr(model, "scale", 1), getattr(model, "in_channels", 3)
-  if not jax.eval_shape(model.init, jax.random.key(0), _lr(config, model)):
+  if config.discriminator.name and config.accumulate > 1:
     raise ValueError(
-      f"model '{config.model.name}' has no parameters to train; evaluate it "
-      f"with eval.py --weights={config.model.name}"
+      f"config.accumulate {config.accumulate}: the parts of a batch would play "
+      "another game than the whole (BatchNorm, relativistic means); with a "
+      "discriminator it must be 1, and memory is saved by config.model.remat"
     )
-  schedule = _named(SCHEDULES, "schedule", dict(config.schedule))()
+
+
+def _optimizer(
+  config: Config, schedule_field: str, optimizer_field: str
+) -> tuple[Schedule, optax.GradientTransformationExtraArgs]:
+  """Schedule and optimizer of one network."""
+  fields = dict(config[schedule_field])
+  rate = fields.get("learning_rate", 1.0)
+  if not 0 < rate < 10:
+    raise ValueError(
+      f"config.{schedule_field}.learning_rate {rate} is not in (0, 10)"
+    )
+  schedule = checks.named(SCHEDULES, schedule_field, fields)()
   schedule = warm_up(schedule, config.warm_up_steps)
-  optimizer = _bind(
-    make_optimizer, "optimizer", dict(config.optimizer), later=("schedule",)
-  )(schedule)
+  make = checks.bind(
+    make_optimizer,
+    optimizer_field,
+    dict(config[optimizer_field]),
+    later=("schedule",),
+  )
+  return schedule, make(schedule)
+
+
+def _loss_terms(config: Config) -> LossTerms:
+  """The content terms of the generator's loss: pixels, features, style."""
+  weight = config.loss.get("weight", 1.0)
   fields = {k: v for k, v in config.loss.items() if k != "weight"}
-  loss = _named(LOSSES, "loss", fields, later=("sr", "hr", "weight"))
-  factor = config.loss.get("weight", 1.0)
+  pixel = checks.named(LOSSES, "loss", fields, later=("sr", "hr", "weight"))
+  features = _perceptual(config)
+  adversarial = bool(config.discriminator.name) and config.adversarial.weight
+  if not 0 <= weight < math.inf or not (weight or features or adversarial):
+    raise ValueError(
+      f"config.loss.weight {weight} is not positive, and 0 needs another term: "
+      "config.perceptual.weight or config.adversarial.weight"
+    )
   if config.loss.get("reduction") == "sum":
     # The parts of a batch are averaged, and a sum over each is one of many.
-    factor *= config.accumulate
-  return Experiment(
-    model=model,
-    scale=scale,
-    channels=channels,
-    schedule=schedule,
-    optimizer=optimizer,
-    step=make_step(
-      model,
-      optimizer=optimizer,
-      loss_fn=lambda sr, hr: factor * loss(sr, hr),
-      prepare=make_prepare(
-        scale=scale, channels=channels, quantize=config.quantize_lr
-      ),
-      ema_decay=config.ema_decay,
-      accumulate=config.accumulate,
-    ),
-    margin=degradations.MARGIN,
-    ema=config.ema_decay > 0,
-    lr_shape=_lr(config, model).shape,
-  )
+    weight *= config.accumulate
+
+  def terms(sr: jax.Array, hr: jax.Array) -> dict[str, jax.Array]:
+    found = {}
+    if weight:
+      found["pixel"] = weight * pixel(sr, hr)
+    return found | (features(sr, hr) if features else {})
+
+  return terms
 
 
-def _lr(config: Config, model: Any) -> jax.ShapeDtypeStruct:
-  """Shape of one low-resolution crop of the recipe."""
-  scale, channels = getattr(model, "scale", 1), getattr(model, "in_channels", 3)
-  if config.data.patch_size % scale:
-    raise ValueError(
-      f"config.data.patch_size {config.data.patch_size} is not a multiple of "
-      f"the model's scale {scale}"
+def _perceptual(config: Config) -> LossTerms | None:
+  """The terms on VGG19's features, if the recipe has any."""
+  fields = config.perceptual
+  style = fields.style_weight
+  if not fields.weight and not style:
+    return None
+  layers = tuple(fields.layer_weights)
+  options = {
+    "layers": layers,
+    "input_norm": fields.input_norm,
+    "range_norm": fields.range_norm,
+  }
+  if fields.vgg == "random":
+    model = models.build("vgg19", **options)
+    variables = jax.jit(model.init)(
+      jax.random.key(0), jnp.zeros((1, 32, 32, 3))
     )
-  side = config.data.patch_size // scale
-  return jax.ShapeDtypeStruct((1, side, side, channels), jnp.float32)
+  else:
+    path = epath.Path(fields.vgg).expanduser()
+    if fields.vgg and not path.exists():
+      path = data_root(config.data.data_dir or None) / fields.vgg
+    model, variables = weights.load_vgg19(path, **options)
+  model = model.clone(dtype=jnp.dtype(config.model.get("dtype", "float32")))
 
-
-def check_unchanged(config: Config, stored: epath.Path) -> None:
-  """Refuses to go on with what another config began.
-
-  Args:
-    config: Of this process.
-    stored: `config.json` of the run, if there is one.
-
-  Raises:
-    ValueError: the fields that differ, with both values.
-  """
-  if not stored.exists() or config.resume_changed:
-    return
-  text = json.dumps(config.to_dict(), default=list)
-  new = _flat(json.loads(text))
-  try:
-    old = _flat(json.loads(stored.read_text()))
-  except ValueError as error:
-    raise ValueError(
-      f"{stored} is damaged ({error}); delete it if this is the config that "
-      "the run was begun with"
-    ) from error
-  changed = [
-    f"config.{key} was {old.get(key)!r}, is {new.get(key)!r}"
-    for key in sorted(old.keys() | new.keys())
-    if old.get(key) != new.get(key)
-    and not any(key == x or key.startswith(x + ".") for x in _MAY_CHANGE)
-  ]
-  if changed:
-    raise ValueError(
-      f"{stored.parent} holds a run of another config: {'; '.join(changed)}. "
-      "Give another --workdir, or --config.resume_changed=True to go on with "
-      "the new one"
+  def terms(sr: jax.Array, hr: jax.Array) -> dict[str, jax.Array]:
+    content, style_term = losses.perceptual(
+      sr,
+      hr,
+      features_fn=lambda image: model.apply(variables, image),
+      layer_weights=dict(fields.layer_weights),
+      perceptual_weight=fields.weight,
+      style_weight=style,
+      criterion=fields.criterion,
     )
+    found = {"perceptual": content} if fields.weight else {}
+    return found | ({"style": style_term} if style else {})
+
+  # What is wrong is told now, not when the step is traced.
+  image = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+  jax.eval_shape(terms, image, image)
+  return terms
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-  """`{"a": {"b": 1}}` as `{"a.b": 1}`."""
-  flat = {}
-  for key, value in tree.items():
-    if isinstance(value, dict):
-      flat |= _flat(value, f"{prefix}{key}.")
-    else:
-      flat[prefix + key] = value
-  return flat
+def _discriminator(config: Config, hr_shape: tuple[int, ...]) -> Any:
+  """The discriminator, once it is known to take the crops."""
+  discriminator = models.build(**config.discriminator)
+  wanted = getattr(discriminator, "input_shape", hr_shape[1:])
+  if tuple(wanted) != hr_shape[1:]:
+    raise ValueError(
+      f"config.discriminator '{config.discriminator.name}' takes images of "
+      f"{tuple(wanted)}, and the crops are {hr_shape[1:]}; change "
+      "config.data.patch_size or the discriminator's size"
+    )
+  image = jax.ShapeDtypeStruct(hr_shape, jnp.float32)
+  jax.eval_shape(discriminator.init, jax.random.key(0), image)
+  return discriminator

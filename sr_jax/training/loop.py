@@ -13,7 +13,7 @@ from absl import logging
 from etils import epath
 
 from sr_jax import data, sharding, weights
-from sr_jax.evaluation import benchmark, pictures
+from sr_jax.training import checks
 from sr_jax.training import experiment as experiments
 from sr_jax.training.checkpoints import (
   CheckpointError,
@@ -21,22 +21,16 @@ from sr_jax.training.checkpoints import (
   abstract,
   is_disk_full,
 )
+from sr_jax.training.evaluator import Evaluator
+from sr_jax.training.health import Health, UnhealthyError, summary
 from sr_jax.training.state import TrainState
 from sr_jax.training.warm_start import warm_start
 from sr_jax.training.writers import Writers
 from sr_jax.types import Config
 from sr_jax.weights.files import write_whole
 
-#: Side of the sample pictures, in pixels of ground truth.
-_SAMPLE_SIDE = 192
-
-
 #: As a flag gives it, and as the loader takes it.
 _CACHE = {"auto": "auto", "True": True, "False": False}
-
-
-class NonFiniteError(RuntimeError):
-  """The loss was not finite for too many steps on end."""
 
 
 def train(config: Config, workdir: epath.PathLike) -> dict[str, float]:
@@ -55,7 +49,7 @@ def train(config: Config, workdir: epath.PathLike) -> dict[str, float]:
     ValueError, FileNotFoundError: config or data are of no use, or the config
       is not the one that the run was begun with.
     CheckpointError: a checkpoint could not be written or read.
-    NonFiniteError: see `config.max_skipped`.
+    UnhealthyError: see `config.max_skipped` and `config.health`.
   """
   # orbax tells a page about each checkpoint, and more when it also raises.
   logging.set_verbosity(logging.FATAL)
@@ -89,19 +83,11 @@ class _Run:
       (config.data.batch_size, side, side, 3),
       accumulate=config.accumulate,
     )
-    experiments.check_unchanged(config, workdir / "config.json")
-    # A folder goes by its last name.
-    names = [x for x in config.eval.benchmarks.split(",") if x]
-    labels = [name.rstrip("/").rpartition("/")[2] for name in names]
-    if len(set(labels)) < len(labels):
-      raise ValueError(
-        f"config.eval.benchmarks '{config.eval.benchmarks}' has two of one "
-        "name; rename a folder"
-      )
-    self.benchmarks = {
-      label: self._prepare(name)
-      for label, name in zip(labels, names, strict=True)
-    }
+    checks.check_unchanged(config, workdir / "config.json")
+    self.health = checks.bind(
+      Health, "health", dict(config.health), later=("max_skipped",)
+    )(max_skipped=config.max_skipped)
+    self.evaluator = Evaluator(config, parts)
     self.loader = data.make_loader(
       config.data.train,
       batch_size=config.data.batch_size // jax.process_count(),
@@ -141,23 +127,6 @@ class _Run:
       active=self.main,
     )
     _close_at_end(stack, self.writers)
-
-  def _prepare(self, name: str) -> benchmark.PreparedBenchmark:
-    """A set to evaluate on, or as much of it as the config asks for."""
-    config = self.config
-    try:
-      images = data.load_images(name, data_dir=config.data.data_dir or None)
-    except FileNotFoundError as error:
-      raise FileNotFoundError(
-        f"{error}\nTo evaluate on something else, "
-        "--config.eval.benchmarks=photos or a folder of images"
-      ) from error
-    return benchmark.prepare(
-      name,
-      scale=self.parts.scale,
-      channels=self.parts.channels,
-      images=images[: config.eval.max_images or None],
-    )
 
   def _begin(self) -> TrainState:
     """A fresh state, or that of the newest checkpoint; both as sharded."""
@@ -205,7 +174,7 @@ class _Run:
       out_shardings=sharding.replicated(self.mesh),
     )()
     batches, pending, results = iter(self.loader), collections.deque(), {}
-    skipped_on_end, since, since_step = 0, time.monotonic(), start
+    since, since_step = time.monotonic(), start
     for step in range(start + 1, config.steps + 1):
       batch = sharding.global_batch(self.mesh, next(batches))
       with jax.transfer_guard("disallow"):
@@ -217,24 +186,30 @@ class _Run:
       if step % config.log_every == 0 or last:
         seconds = time.monotonic() - since
         rate = (step - since_step) / max(seconds, 1e-9)
-        skipped_on_end = self._log(step, list(pending), skipped_on_end, rate)
+        self._log(step, list(pending), rate)
         pending.clear()
         since, since_step = time.monotonic(), step
       if step % config.eval_every == 0 or last:
         jax.block_until_ready(self.state)
         paused = time.monotonic()
         results, notes = self._evaluate(step)
-        self._checkpoint(results, notes)
+        if last or self.health.keeps_checkpoint:
+          self._checkpoint(results, notes)
         since += time.monotonic() - paused
     self.checkpoints.wait()
     return results
 
   def _announce(self, start: int) -> None:
     config = self.config
-    params = self.state.generator.params
-    count = sum(x.size for x in jax.tree.leaves(params))
+    nets = {config.model.name: self.state.generator}
+    if self.state.discriminator is not None:
+      nets[config.discriminator.name] = self.state.discriminator
+    counts = " against ".join(
+      f"{name}, {sum(x.size for x in jax.tree.leaves(net.params)):,} parameters"
+      for name, net in nets.items()
+    )
     self.writers.line(
-      f"{config.model.name} x{self.parts.scale}, {count:,} parameters; "
+      f"x{self.parts.scale} {counts}; "
       f"{config.data.train}, {self.loader.num_images:,} images; "
       f"{self.mesh.size} {jax.default_backend()} device(s) "
       f"{dict(self.mesh.shape)}; {self.workdir}"
@@ -249,97 +224,75 @@ class _Run:
         f"from {config.init_from}, but for what begins anew: {self.anew}"
       )
 
-  def _log(
-    self, step: int, pending: list[Any], skipped_on_end: int, rate: float
-  ) -> int:
-    """One line and one point a period; returns the steps skipped on end."""
+  def _log(self, step: int, pending: list[Any], rate: float) -> None:
+    """One line and one point a period, and what the run's health asks for."""
     config = self.config
-    values = jax.device_get(pending)
-    for at, value in enumerate(values, start=step + 1 - len(values)):
-      skipped_on_end = skipped_on_end + 1 if value["skipped"] else 0
-      if skipped_on_end >= config.max_skipped:
-        last = self.checkpoints.latest
-        good = "none was written yet" if last is None else f"is step {last}"
-        raise NonFiniteError(
-          f"loss or gradient not finite for {skipped_on_end} steps on end, "
-          f"steps {at + 1 - skipped_on_end} to {at}; the last good checkpoint "
-          f"in {self.workdir}: {good}. Lower config.schedule.learning_rate or "
-          "set config.optimizer.clip_norm"
-        )
-    good = [v for v in values if not v["skipped"]]
-    skipped = len(values) - len(good)
+    values = [
+      {name: float(value) for name, value in metrics.items()}
+      for metrics in jax.device_get(pending)
+    ]
+    verdict = self.health.observe(step, values)
+    if verdict.failure:
+      self._roll_back(step, verdict.failure)
     scalars = {
-      "loss": float(np.mean([v["loss"] for v in good or values])),
-      "grad_norm": float(np.mean([v["grad_norm"] for v in good or values])),
-      "skipped": float(skipped),
+      **summary(values),
       "learning_rate": float(self.parts.schedule(step - 1)),
       "images_per_second": rate * config.data.batch_size,
     }
     days, seconds = divmod(round((config.steps - step) / rate), 86400)
     left = time.strftime("%H:%M:%S", time.gmtime(seconds))
+    skipped = round(scalars["skipped"])
+    game = ""
+    if "d_gap" in scalars:
+      game = "D(real) {d_real:.2f}  D(fake) {d_fake:.2f}  ".format(**scalars)
     self.writers.line(
-      f"step {step:>7,}/{config.steps:,}  loss {scalars['loss']:.4g}  "
-      f"learning rate {scalars['learning_rate']:.3g}  "
+      f"step {step:>7,}/{config.steps:,}  loss {scalars.get('loss', 0.0):.4g}  "
+      f"{game}learning rate {scalars['learning_rate']:.3g}  "
       f"{scalars['images_per_second']:,.0f} images/s  "
       f"{f'{days}d ' if days else ''}{left} left"
       f"{f'  {skipped} skipped (not finite)' if skipped else ''}"
     )
+    if verdict.warning:
+      self.writers.line(f"warning: {verdict.warning}")
     self.writers.progress(step, f"{rate:.1f} steps/s")
     self.writers.scalars(step, scalars)
-    return skipped_on_end
+
+  def _roll_back(self, step: int, reason: str) -> None:
+    """Goes on from the networks of the last good checkpoint, or stops.
+
+    The step and the place in the data stay as they are: the same batches
+    would end the same way.
+
+    Raises:
+      UnhealthyError: the config does not say so, or there is none.
+    """
+    self.checkpoints.wait()
+    last = self.checkpoints.latest
+    good = "none was written yet" if last is None else f"is step {last}"
+    if not self.health.may_roll_back() or last is None:
+      raise UnhealthyError(
+        f"{reason}; the last good checkpoint in {self.workdir}: {good}. Lower "
+        "config.schedule.learning_rate or set config.optimizer.clip_norm (and "
+        "d_schedule, d_optimizer where there is a discriminator)"
+      )
+    state, _ = self.checkpoints.restore(abstract(self.state, self.shardings))
+    here = jax.device_put(np.int32(step), self.shardings.step)
+    self.state = state.replace(step=here)
+    self.writers.line(
+      f"rolled back: {reason}. The networks are those of step {last:,} again; "
+      f"the run goes on at step {step:,}"
+    )
 
   def _evaluate(self, step: int) -> tuple[dict[str, float], dict[str, str]]:
-    """Every benchmark by the protocol of the tables, and a picture of each.
-
-    Returns:
-      The figures, and the protocol of each.
-    """
+    """Figures and pictures of now; see `Evaluator.evaluate`."""
     variables = sharding.to_host(self.mesh, self.state.generator.variables)
-    results, notes = {}, {}
-    for name, prepared in self.benchmarks.items():
-      result = benchmark.evaluate(
-        self.parts.model, variables, prepared, keep_outputs=True
-      )
-      results |= {
-        f"{name}/psnr": result.psnr,
-        f"{name}/ssim": result.ssim,
-        f"{name}/bicubic_psnr": result.bicubic_psnr,
-      }
-      notes |= {
-        f"{name}/psnr_protocol": str(result.protocol),
-        f"{name}/ssim_protocol": str(result.ssim_protocol),
-      }
-      gain = result.psnr - result.bicubic_psnr
-      self.writers.line(
-        f"{name} x{self.parts.scale} ({result.protocol.colour}, crop "
-        f"{result.protocol.crop_border}) at step {step:,}: PSNR "
-        f"{result.psnr:.2f} dB, bicubic {result.bicubic_psnr:.2f} dB, "
-        + (
-          f"better than bicubic by {gain:+.2f} dB"
-          if gain > 0
-          else f"worse than bicubic by {-gain:.2f} dB"
-        )
-      )
-      panels = pictures.panels(
-        benchmark.ground_truth(prepared.images, 0)[1],
-        {self.config.model.name: result.outputs[0]},
-        scale=self.parts.scale,
-      )
-      window = pictures.busiest_window(panels, _SAMPLE_SIDE)
-      self.writers.image(
-        step,
-        name,
-        pictures.side_by_side({k: v[window] for k, v in panels.items()}),
-      )
-    self.writers.scalars(step, results, notes=notes)
-    return results, notes
+    return self.evaluator.evaluate(variables, step, self.writers)
 
   def _checkpoint(
     self, results: dict[str, float], notes: dict[str, str]
   ) -> None:
     """The weights that eval.py reads; then state and place in the data."""
-    first = next(iter(self.benchmarks), None)
-    psnr = results.get(f"{first}/psnr")
+    psnr = results.get(f"{self.evaluator.first}/psnr")
     best = psnr is not None and (self.best is None or psnr > self.best)
     self.best = psnr if best else self.best
     self._save_weights(results, notes, best=best)

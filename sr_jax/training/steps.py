@@ -1,6 +1,7 @@
 """The training step: a pure function made by a factory.
 
-The loop jits it; the ahead-of-time compile lowers the very same function.
+The loop jits it; the ahead-of-time compile lowers the very same function. The
+adversarial one is in `gan_steps.py`.
 """
 
 from collections.abc import Callable
@@ -19,7 +20,10 @@ Metrics: TypeAlias = dict[str, jax.Array]
 Step: TypeAlias = Callable[
   [TrainState, Batch, jax.Array], tuple[TrainState, Metrics]
 ]
-Prepare: TypeAlias = Callable[[Batch], tuple[jax.Array, jax.Array]]
+#: From a batch and a key to the generator's input and the ground truth.
+Prepare: TypeAlias = Callable[[Batch, Any], tuple[jax.Array, jax.Array]]
+#: From `(sr, hr)` to the weighted terms of a loss, by name.
+LossTerms: TypeAlias = Callable[[jax.Array, jax.Array], dict[str, jax.Array]]
 
 
 def make_prepare(
@@ -38,14 +42,15 @@ def make_prepare(
     quantize: Round the made `lr` to 8 bits; papers on Y do not.
 
   Returns:
-    `prepare(batch) -> (lr, hr)`, float32 in [0, 1].
+    `prepare(batch, key) -> (lr, hr)`, float32 in [0, 1].
   """
 
   def to_float(image: AnyArray) -> jax.Array:
-    floats = jnp.asarray(image, jnp.float32) / 255.0
+    floats = _unit(image)
     return jnp.asarray(rgb_to_y(floats)) if channels == 1 else floats
 
-  def prepare(batch: Batch) -> tuple[jax.Array, jax.Array]:
+  def prepare(batch: Batch, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    del key  # A degradation that draws nothing.
     hr = to_float(batch["hr"])
     if "lr" in batch:
       return to_float(batch["lr"]), hr
@@ -55,11 +60,95 @@ def make_prepare(
   return prepare
 
 
+def make_latent_prepare(latent_features: int) -> Prepare:
+  """For a generator that begins from noise.
+
+  Args:
+    latent_features: Length of its input.
+
+  Returns:
+    `prepare(batch, key) -> (z, hr)`: z from a unit normal, hr float32 in
+    [0, 1].
+  """
+
+  def prepare(batch: Batch, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    hr = _unit(batch["hr"])
+    return jax.random.normal(key, (hr.shape[0], latent_features)), hr
+
+  return prepare
+
+
+def _unit(image: AnyArray) -> jax.Array:
+  return jnp.asarray(image, jnp.float32) / 255.0
+
+
+def run(
+  model: Any, params: Any, batch_stats: Any, x: jax.Array
+) -> tuple[jax.Array, Any]:
+  """A network in training: its output, and its statistics as it moves them."""
+  if not batch_stats:
+    return model.apply({"params": params}, x), batch_stats
+  y, moved = model.apply(
+    {"params": params, "batch_stats": batch_stats},
+    x,
+    train=True,
+    mutable=["batch_stats"],
+  )
+  return y, moved["batch_stats"]
+
+
+def move(
+  net: NetState,
+  gradients: Any,
+  optimizer: optax.GradientTransformationExtraArgs,
+  *,
+  step: jax.Array,
+  batch_stats: Any,
+) -> NetState:
+  """One network after one update; its moving average is as it was."""
+  updates, opt_state = optimizer.update(
+    gradients, net.opt_state, net.params, step=step
+  )
+  return net.replace(
+    params=optax.apply_updates(net.params, updates),
+    batch_stats=batch_stats,
+    opt_state=opt_state,
+  )
+
+
+def average(net: NetState, ema_decay: float) -> NetState:
+  """Moves the moving average, where there is one, towards the parameters."""
+  if net.ema_params is None:
+    return net
+  return net.replace(
+    ema_params=optax.incremental_update(
+      net.params, net.ema_params, 1.0 - ema_decay
+    )
+  )
+
+
+def keep_where(finite: jax.Array, new: Any, old: Any) -> Any:
+  """The new state, or the old one after a step that was not finite."""
+  return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+
+
+def total(terms: dict[str, jax.Array]) -> jax.Array:
+  """The sum that is minimised."""
+  return sum(terms.values(), jnp.zeros(()))
+
+
+def named(terms: dict[str, jax.Array]) -> Metrics:
+  """Terms as metrics; one alone is the loss itself."""
+  if len(terms) < 2:
+    return {}
+  return {f"loss/{name}": value for name, value in terms.items()}
+
+
 def make_step(
   model: Any,
   *,
   optimizer: optax.GradientTransformationExtraArgs,
-  loss_fn: Callable[..., jax.Array],
+  loss_fn: LossTerms,
   prepare: Prepare,
   ema_decay: float = 0.0,
   accumulate: int = 1,
@@ -69,11 +158,13 @@ def make_step(
   Args:
     model: The generator.
     optimizer: Of the generator; see `make_optimizer`.
-    loss_fn: `(sr, hr) -> loss`, a mean over the batch.
+    loss_fn: `(sr, hr) -> {term: loss}`, each weighted and a mean over the
+      batch; their sum is minimised.
     prepare: See `make_prepare`.
     ema_decay: Of the parameters' moving average; 0 keeps none.
     accumulate: Parts into which the batch is split one after the other, for
       the memory of one part; the update is that of the whole batch.
+      BatchNorm sees one part at a time.
 
   Returns:
     `step(state, batch, key) -> (state, metrics)`. Where the loss or a
@@ -81,16 +172,27 @@ def make_step(
     and the metric `skipped` is 1.
   """
 
-  def loss_of(params: Any, lr: AnyArray, hr: AnyArray) -> jax.Array:
-    return loss_fn(model.apply({"params": params}, lr), hr)
+  def loss_of(
+    params: Any, batch_stats: Any, inputs: jax.Array, hr: jax.Array
+  ) -> tuple[jax.Array, Any]:
+    sr, batch_stats = run(model, params, batch_stats, inputs)
+    terms = loss_fn(sr, hr)
+    return total(terms), (terms, batch_stats)
 
-  def gradients(params: Any, batch: Batch) -> tuple[jax.Array, Any]:
-    lr, hr = prepare(batch)
-    return jax.value_and_grad(loss_of)(params, lr, hr)
+  def gradients(
+    net: NetState, batch_stats: Any, batch: Batch, key: jax.Array
+  ) -> tuple[Any, Any]:
+    """Terms and gradients; statistics."""
+    grads, (terms, batch_stats) = jax.grad(loss_of, has_aux=True)(
+      net.params, batch_stats, *prepare(batch, key)
+    )
+    return (terms, grads), batch_stats
 
-  def mean_gradients(params: Any, batch: Batch) -> tuple[jax.Array, Any]:
+  def mean_gradients(
+    net: NetState, batch: Batch, key: jax.Array
+  ) -> tuple[Any, Any]:
     if accumulate == 1:
-      return gradients(params, batch)
+      return gradients(net, net.batch_stats, batch, key)
     # Every accumulate-th image is of one part: no image changes its device.
     parts = jax.tree.map(
       lambda x: jnp.moveaxis(
@@ -98,38 +200,40 @@ def make_step(
       ),
       batch,
     )
-    zero = jax.tree.map(jnp.zeros_like, (jnp.zeros(()), params))
 
-    def add(total: Any, part: Batch) -> tuple[Any, None]:
-      return jax.tree.map(jnp.add, total, gradients(params, part)), None
+    def part(batch_stats: Any, given: tuple[Batch, jax.Array]) -> Any:
+      result, batch_stats = gradients(net, batch_stats, *given)
+      return batch_stats, result
 
-    total, _ = jax.lax.scan(add, zero, parts)
-    return jax.tree.map(lambda x: x / accumulate, total)
+    def add(carry: Any, given: tuple[Batch, jax.Array]) -> tuple[Any, None]:
+      batch_stats, result = part(carry[0], given)
+      return (batch_stats, jax.tree.map(jnp.add, carry[1], result)), None
+
+    given = (parts, jax.random.split(key, accumulate))
+    shapes = jax.eval_shape(
+      part, net.batch_stats, jax.tree.map(lambda x: x[0], given)
+    )
+    zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes[1])
+    (batch_stats, result), _ = jax.lax.scan(add, (net.batch_stats, zero), given)
+    return jax.tree.map(lambda x: x / accumulate, result), batch_stats
 
   def step(
     state: TrainState, batch: Batch, key: jax.Array
   ) -> tuple[TrainState, Metrics]:
-    del key  # Regression draws nothing.
     net = state.generator
-    loss, grads = mean_gradients(net.params, batch)
-    norm = optax.tree.norm(grads)
-    updates, opt_state = optimizer.update(
-      grads, net.opt_state, net.params, step=state.step
+    (terms, grads), batch_stats = mean_gradients(net, batch, key)
+    loss, norm = total(terms), optax.tree.norm(grads)
+    moved = move(
+      net, grads, optimizer, step=state.step, batch_stats=batch_stats
     )
-    params = optax.apply_updates(net.params, updates)
-    ema = net.ema_params
-    if ema is not None:
-      ema = optax.incremental_update(params, ema, 1.0 - ema_decay)
-    moved = NetState(params, net.batch_stats, opt_state, ema)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-    kept = jax.tree.map(
-      lambda new, old: jnp.where(finite, new, old), moved, net
-    )
     metrics = {
       "loss": loss,
+      **named(terms),
       "grad_norm": norm,
       "skipped": 1.0 - finite.astype(jnp.float32),
     }
+    kept = keep_where(finite, average(moved, ema_decay), net)
     return state.replace(step=state.step + 1, generator=kept), metrics
 
   return step

@@ -302,7 +302,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(config, tmp_path):
   config.max_skipped = 3
   config.loss.weight = 3e38
   with pytest.raises(
-    training.NonFiniteError,
+    training.UnhealthyError,
     match=r"3 steps on end, steps 1 to 3; .* is step 3\.",
   ):
     training.train(config, tmp_path / "run")

@@ -31,6 +31,10 @@ class Gain(nn.Module):
     return lr * self.param("gain", nn.initializers.constant(2.0), ())
 
 
+def _mse(sr, hr):
+  return {"pixel": losses.mse(sr, hr)}
+
+
 def _state(model, optimizer, *, ema=True, shape=(1, 4, 4, 1)):
   variables = model.init(jax.random.key(0), jnp.zeros(shape))
   return TrainState(
@@ -44,8 +48,8 @@ def _gain_step(**kwargs):
   step = make_step_(
     Gain(),
     optimizer=optimizer,
-    loss_fn=losses.mse,
-    prepare=lambda batch: (batch["x"], batch["y"]),
+    loss_fn=_mse,
+    prepare=lambda batch, key: (batch["x"], batch["y"]),
     **kwargs,
   )
   return jax.jit(step), _state(Gain(), optimizer)
@@ -93,8 +97,8 @@ def test_average_is_the_references():
   step = make_step_(
     Vector(),
     optimizer=optimizer,
-    loss_fn=lambda sr, hr: (sr * hr).sum(),
-    prepare=lambda batch: (batch["y"], batch["y"]),
+    loss_fn=lambda sr, hr: {"product": (sr * hr).sum()},
+    prepare=lambda batch, key: (batch["y"], batch["y"]),
     ema_decay=float(arrays["ema_decay"]),
   )
   state = _state(Vector(), optimizer)
@@ -131,8 +135,8 @@ def test_schedule_and_freezing_go_on_over_skipped_steps():
     make_step_(
       Gain(),
       optimizer=optimizer,
-      loss_fn=losses.mse,
-      prepare=lambda batch: (batch["x"], batch["y"]),
+      loss_fn=_mse,
+      prepare=lambda batch, key: (batch["x"], batch["y"]),
     )
   )
   state, gain = _state(Gain(), optimizer, ema=False), 2.0
@@ -153,7 +157,7 @@ def test_prepare_makes_what_the_papers_trained_on(channels, quantize):
   prepare = make_prepare(
     scale=3, channels=channels, margin=1, quantize=quantize
   )
-  lr, target = jax.jit(prepare)({"hr": hr})
+  lr, target = jax.jit(prepare)({"hr": hr}, jax.random.key(0))
   image = hr / 255.0
   if channels == 1:
     weights = np.asarray([65.481, 128.553, 24.966]) / 255
@@ -171,10 +175,10 @@ def test_prepare_takes_pairs_as_they_are():
     "hr": rng.integers(0, 256, (1, 8, 8, 3), dtype=np.uint8),
     "lr": rng.integers(0, 256, (1, 4, 4, 3), dtype=np.uint8),
   }
-  lr, hr = make_prepare(scale=2, channels=3)(batch)
+  lr, hr = make_prepare(scale=2, channels=3)(batch, jax.random.key(0))
   np.testing.assert_allclose(lr, batch["lr"] / 255.0, atol=1e-7)
   np.testing.assert_allclose(hr, batch["hr"] / 255.0, atol=1e-7)
-  y, _ = make_prepare(scale=2, channels=1)(batch)
+  y, _ = make_prepare(scale=2, channels=1)(batch, jax.random.key(0))
   np.testing.assert_allclose(y, rgb_to_y(batch["lr"] / 255.0), atol=1e-6)
 
 
@@ -191,7 +195,8 @@ from sr_jax.training.schedules import constant, multi_step
 model = models.build("fsrcnn", scale=2, num_features=8, shrink_features=4,
                      num_blocks=1)
 optimizer = make_optimizer(constant(1e-2))
-step = make_step(model, optimizer=optimizer, loss_fn=losses.mse, ema_decay=0.9,
+step = make_step(model, optimizer=optimizer, ema_decay=0.9,
+                 loss_fn=lambda sr, hr: {"pixel": losses.mse(sr, hr)},
                  prepare=make_prepare(scale=2, channels=1), accumulate=2)
 def init(key):
   variables = model.init(key, jax.numpy.zeros((1, 8, 8, 1)))

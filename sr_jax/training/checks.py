@@ -1,0 +1,136 @@
+"""Configs checked field by field, before anything is built from them."""
+
+import difflib
+import functools
+import inspect
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from etils import epath
+
+from sr_jax.types import Config
+
+#: Fields that may change when a run goes on; all else changes what it computes.
+_MAY_CHANGE = (
+  "data.cache",
+  "data.data_dir",
+  "eval",
+  "eval_every",
+  "health",
+  "keep_best",
+  "keep_last",
+  "log_every",
+  "max_skipped",
+  "mesh",
+  "name",
+  "published",
+  "resume_changed",
+  "steps",
+)
+
+
+def bind(
+  make: Callable[..., Any],
+  section: str,
+  given: Mapping[str, Any],
+  *,
+  later: tuple[str, ...] = (),
+) -> Callable[..., Any]:
+  """`make` with the fields of a section, its mistakes told by field.
+
+  Raises:
+    ValueError: a field that `make` does not take, or one that it lacks.
+  """
+  parameters = inspect.signature(make).parameters.values()
+  known = [
+    p.name
+    for p in parameters
+    if p.kind is not p.VAR_KEYWORD and p.name not in later
+  ]
+  open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters)
+  for key in given:
+    if key not in known and not open_ended:
+      close = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+      raise ValueError(
+        f"config.{section} has no field '{key}'; did you mean {close}? It "
+        f"takes {known}"
+      )
+  for p in parameters:
+    required = p.default is p.empty and p.name in known
+    if required and p.name not in given:
+      raise ValueError(f"config.{section}.{p.name} is missing")
+  return functools.partial(make, **given)
+
+
+def named(
+  table: Mapping[str, Callable[..., Any]],
+  section: str,
+  given: Mapping[str, Any],
+  *,
+  later: tuple[str, ...] = (),
+) -> Callable[..., Any]:
+  """The function that the section's `name` picks, bound as by `bind`."""
+  arguments = dict(given)
+  name = arguments.pop("name", "")
+  if name not in table:
+    raise ValueError(
+      f"config.{section}.name '{name}' is not one of {sorted(table)}"
+    )
+  return bind(table[name], section, arguments, later=later)
+
+
+def positive(config: Config, *names: str) -> None:
+  """Refuses fields, "data.batch_size", that are less than 1."""
+  for name in names:
+    value: Any = config
+    for part in name.split("."):
+      value = value[part]
+    if value < 1:
+      raise ValueError(f"config.{name} is {value}; it must be at least 1")
+
+
+def check_unchanged(config: Config, stored: epath.Path) -> None:
+  """Refuses to go on with what another config began.
+
+  Args:
+    config: Of this process.
+    stored: `config.json` of the run, if there is one.
+
+  Raises:
+    ValueError: the fields that differ, with both values.
+  """
+  if not stored.exists() or config.resume_changed:
+    return
+  text = json.dumps(config.to_dict(), default=list)
+  new = _flat(json.loads(text))
+  try:
+    old = _flat(json.loads(stored.read_text()))
+  except ValueError as error:
+    raise ValueError(
+      f"{stored} is damaged ({error}); delete it if this is the config that "
+      "the run was begun with"
+    ) from error
+  changed = [
+    f"config.{key} was {old.get(key)!r}, is {new.get(key)!r}"
+    for key in sorted(old.keys() | new.keys())
+    if old.get(key) != new.get(key)
+    and not any(key == x or key.startswith(x + ".") for x in _MAY_CHANGE)
+  ]
+  if changed:
+    raise ValueError(
+      f"{stored.parent} holds a run of another config: {'; '.join(changed)}. "
+      "Give another --workdir, or --config.resume_changed=True to go on with "
+      "the new one"
+    )
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+  """`{"a": {"b": 1}}` as `{"a.b": 1}`."""
+  flat = {}
+  for key, value in tree.items():
+    if isinstance(value, dict):
+      flat |= _flat(value, f"{prefix}{key}.")
+    else:
+      flat[prefix + key] = value
+  return flat

@@ -1,0 +1,149 @@
+"""What a run looks at while it trains: benchmarks, and sample pictures."""
+
+import jax
+import numpy as np
+
+from sr_jax import data
+from sr_jax.evaluation import benchmark, find_niqe_prior, pictures
+from sr_jax.evaluation.results import known_metrics
+from sr_jax.training.experiment import Experiment
+from sr_jax.training.writers import Writers
+from sr_jax.types import Config, Variables
+
+#: Side of the sample pictures, in pixels of ground truth.
+_SAMPLE_SIDE = 192
+
+#: Samples of a generator that begins from noise: rows and columns.
+_GRID = (8, 8)
+
+
+class Evaluator:
+  """Measures a generator on the recipe's benchmarks and shows what it makes.
+
+  A generator that begins from noise has no benchmark: a grid of samples, each
+  time of the same noise, is all there is to see.
+
+  Raises:
+    ValueError, FileNotFoundError: the benchmarks are of no use.
+  """
+
+  def __init__(self, config: Config, parts: Experiment):
+    self._config, self._parts = config, parts
+    self._benchmarks: dict[str, benchmark.PreparedBenchmark] = {}
+    if parts.latent_features:
+      return
+    self._metrics = known_metrics(["psnr", *config.eval.metrics.split(",")])
+    self._niqe_prior = None
+    if "niqe" in self._metrics:
+      self._niqe_prior = find_niqe_prior(
+        config.eval.niqe_prior or None, data_dir=config.data.data_dir or None
+      )
+    # A folder goes by its last name.
+    names = [x for x in config.eval.benchmarks.split(",") if x]
+    labels = [name.rstrip("/").rpartition("/")[2] for name in names]
+    if len(set(labels)) < len(labels):
+      raise ValueError(
+        f"config.eval.benchmarks '{config.eval.benchmarks}' has two of one "
+        "name; rename a folder"
+      )
+    for label, name in zip(labels, names, strict=True):
+      self._benchmarks[label] = self._prepare(name)
+
+  def _prepare(self, name: str) -> benchmark.PreparedBenchmark:
+    """A set to evaluate on, or as much of it as the config asks for."""
+    config = self._config
+    try:
+      images = data.load_images(name, data_dir=config.data.data_dir or None)
+    except FileNotFoundError as error:
+      raise FileNotFoundError(
+        f"{error}\nTo evaluate on something else, "
+        "--config.eval.benchmarks=photos or a folder of images"
+      ) from error
+    return benchmark.prepare(
+      name,
+      scale=self._parts.scale,
+      channels=self._parts.channels,
+      images=images[: config.eval.max_images or None],
+      metrics=self._metrics,
+      niqe_prior=self._niqe_prior,
+    )
+
+  @property
+  def first(self) -> str | None:
+    """The benchmark by whose PSNR the best weights are told, if any."""
+    # An adversarial run gives PSNR up: its best by PSNR is where it began.
+    if self._parts.discriminator is not None:
+      return None
+    return next(iter(self._benchmarks), None)
+
+  def evaluate(
+    self, variables: Variables, step: int, writers: Writers
+  ) -> tuple[dict[str, float], dict[str, str]]:
+    """Every benchmark by the protocol of the tables, and a picture of each.
+
+    Args:
+      variables: Of the generator, on the host.
+      step: They are of.
+      writers: Receive lines, scalars and pictures.
+
+    Returns:
+      The figures, and the protocol of each.
+    """
+    if self._parts.latent_features:
+      writers.image(step, "samples", self._grid(variables))
+      return {}, {}
+    results, notes = {}, {}
+    for name, prepared in self._benchmarks.items():
+      result = benchmark.evaluate(
+        self._parts.model, variables, prepared, keep_outputs=True
+      )
+      results |= {
+        f"{name}/psnr": result.psnr,
+        f"{name}/bicubic_psnr": result.bicubic_psnr,
+      }
+      notes[f"{name}/psnr_protocol"] = str(result.protocol)
+      for metric in self._metrics:
+        if metric != "psnr":
+          protocol = getattr(result, f"{metric}_protocol")
+          results[f"{name}/{metric}"] = getattr(result, metric)
+          notes[f"{name}/{metric}_protocol"] = str(protocol)
+      gain = result.psnr - result.bicubic_psnr
+      writers.line(
+        f"{name} x{self._parts.scale} ({result.protocol.colour}, crop "
+        f"{result.protocol.crop_border}) at step {step:,}: PSNR "
+        f"{result.psnr:.2f} dB, bicubic {result.bicubic_psnr:.2f} dB, "
+        + (
+          f"better than bicubic by {gain:+.2f} dB"
+          if gain > 0
+          else f"worse than bicubic by {-gain:.2f} dB"
+        )
+        + (
+          f"; NIQE {result.niqe:.2f}, ground truth {result.hr_niqe:.2f}"
+          if "niqe" in self._metrics
+          else ""
+        )
+      )
+      panels = pictures.panels(
+        benchmark.ground_truth(prepared.images, 0)[1],
+        {self._config.model.name: result.outputs[0]},
+        scale=self._parts.scale,
+      )
+      window = pictures.busiest_window(panels, _SAMPLE_SIDE)
+      writers.image(
+        step,
+        name,
+        pictures.side_by_side({k: v[window] for k, v in panels.items()}),
+      )
+    writers.scalars(step, results, notes=notes)
+    return results, notes
+
+  def _grid(self, variables: Variables) -> np.ndarray:
+    """Samples side by side, uint8."""
+    rows, columns = _GRID
+    key = jax.random.key(self._config.seed)
+    z = jax.random.normal(key, (rows * columns, self._parts.latent_features))
+    samples = jax.jit(self._parts.model.apply)(variables, z)
+    images = benchmark.to_8_bits(jax.device_get(samples))
+    _, h, w, c = images.shape
+    grid = images.reshape(rows, columns, h, w, c).swapaxes(1, 2)
+    return grid.reshape(rows * h, columns * w, c)

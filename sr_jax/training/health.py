@@ -1,0 +1,148 @@
+"""Whether a run is well: what is watched, and what is told or done.
+
+A GAN goes wrong in two ways that its losses hardly show. The discriminator can
+tell the two kinds of image apart for certain, and its gradient says nothing any
+more (saturation: the gap between its mean logits of real and of restored
+images grows without end); or something is not finite.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+_ACTIONS = ("warn", "stop", "rollback")
+
+#: Of the steps in which the generator moved alone.
+_GENERATOR = ("loss", "grad_norm")
+
+
+class UnhealthyError(RuntimeError):
+  """The run cannot go on: it saturated, or was not finite for too long."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Verdict:
+  """Of one log period: what to tell, and why to stop or roll back, if so."""
+
+  warning: str = ""
+  failure: str = ""
+
+
+class Health:
+  """Watches the metrics of a run, a log period at a time.
+
+  Args:
+    max_skipped: Steps on end that are not finite, after which the run fails.
+    max_gap: Mean logit of real images less that of restored ones, over a
+      period, from which on the discriminator counts as saturated: at 10 it is
+      wrong once in 20,000 images. 0 never does (logits of wgan have no scale).
+    patience: Saturated periods on end after which the run fails.
+    action: "warn" does not fail by saturation, "stop" does, and "rollback"
+      goes back to the last good checkpoint on either failure.
+    max_rollbacks: As often, then the run stops.
+
+  Raises:
+    ValueError: an argument is out of range.
+  """
+
+  def __init__(
+    self,
+    *,
+    max_skipped: int,
+    max_gap: float = 10.0,
+    patience: int = 3,
+    action: str = "warn",
+    max_rollbacks: int = 3,
+  ):
+    if action not in _ACTIONS:
+      raise ValueError(
+        f"config.health.action '{action}' is not one of {list(_ACTIONS)}"
+      )
+    if max_gap < 0 or patience < 1 or max_rollbacks < 0:
+      raise ValueError(
+        f"config.health: max_gap {max_gap} and max_rollbacks {max_rollbacks} "
+        f"must not be negative, and patience {patience} be at least 1"
+      )
+    self._max_skipped = max_skipped
+    self._max_gap, self._patience = max_gap, patience
+    self._action, self._rollbacks_left = action, max_rollbacks
+    self._skipped, self._saturated = 0, 0
+
+  @property
+  def keeps_checkpoint(self) -> bool:
+    """Whether the state of now may become the last good checkpoint."""
+    return self._action != "rollback" or not self._saturated
+
+  def may_roll_back(self) -> bool:
+    """Asked on a failure; counts the rollback where it may."""
+    allowed = self._action == "rollback" and self._rollbacks_left > 0
+    self._rollbacks_left -= allowed
+    self._skipped = self._saturated = 0
+    return allowed
+
+  def observe(
+    self, step: int, values: Sequence[Mapping[str, float]]
+  ) -> Verdict:
+    """Takes one period's metrics.
+
+    Args:
+      step: The last of the period.
+      values: Metrics of each of its steps.
+
+    Returns:
+      The verdict.
+    """
+    for at, value in enumerate(values, start=step + 1 - len(values)):
+      self._skipped = self._skipped + 1 if value["skipped"] else 0
+      if self._skipped >= self._max_skipped:
+        return Verdict(
+          failure=f"loss or gradient not finite for {self._skipped} steps on "
+          f"end, steps {at + 1 - self._skipped} to {at}"
+        )
+    gaps = [v["d_gap"] for v in values if not v["skipped"] and "d_gap" in v]
+    gap = float(np.mean(gaps)) if gaps else 0.0
+    if not self._max_gap or gap <= self._max_gap:
+      self._saturated = 0
+      return Verdict()
+    self._saturated += 1
+    told = (
+      f"the discriminator is saturated: D(real) - D(fake) is {gap:.1f}, more "
+      f"than config.health.max_gap {self._max_gap:g}, for {self._saturated} "
+      "log period(s) on end"
+    )
+    if self._action != "warn" and self._saturated >= self._patience:
+      return Verdict(failure=told)
+    return Verdict(warning=told)
+
+
+def summary(values: Sequence[Mapping[str, float]]) -> dict[str, float]:
+  """Means over the steps of a period, and each term's share of the loss.
+
+  Steps that were skipped count only where all were; a step in which the
+  generator was held does not count for the generator's metrics.
+
+  Args:
+    values: Metrics of each step.
+
+  Returns:
+    Metric -> mean; `share/<term>` for each `loss/<term>`, and `skipped`, the
+    number of steps.
+  """
+  good = [v for v in values if not v["skipped"]]
+  means = {}
+  for key in values[0]:
+    used = good or list(values)
+    if key in _GENERATOR or key.startswith("loss/"):
+      used = [v for v in used if v.get("moved", 1.0)]
+    if used and key != "moved":
+      means[key] = float(np.mean([v[key] for v in used]))
+  terms = {k: abs(v) for k, v in means.items() if k.startswith("loss/")}
+  whole = math.fsum(terms.values())
+  if whole > 0:
+    means |= {
+      k.replace("loss/", "share/", 1): v / whole for k, v in terms.items()
+    }
+  means["skipped"] = float(len(values) - len(good))
+  return means
