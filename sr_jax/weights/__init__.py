@@ -1,7 +1,20 @@
-"""Weights of others and our own: torch, MATLAB, safetensors."""
+"""Weights of others and our own: torch, MATLAB, ncnn, VGG19, safetensors."""
 
 from sr_jax.weights.mat import load_mat
 from sr_jax.weights.native import load, save
+from sr_jax.weights.ncnn import load_ncnn, read_ncnn
+from sr_jax.weights.pth import read_pth
 from sr_jax.weights.torch import from_torch, to_torch
+from sr_jax.weights.vgg import load_vgg19
 
-__all__ = ["from_torch", "load", "load_mat", "save", "to_torch"]
+__all__ = [
+  "from_torch",
+  "load",
+  "load_mat",
+  "load_ncnn",
+  "load_vgg19",
+  "read_ncnn",
+  "read_pth",
+  "save",
+  "to_torch",
+]

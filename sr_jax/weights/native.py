@@ -11,7 +11,7 @@ from etils import epath
 
 from sr_jax.models import build, describe
 from sr_jax.types import Variables
-from sr_jax.weights import tree
+from sr_jax.weights import ncnn, tree
 from sr_jax.weights.files import write_whole
 from sr_jax.weights.mat import load_mat
 
@@ -75,11 +75,12 @@ def load(
 ) -> tuple[Any, dict[str, Any]]:
   """A network and its variables, from a file of any kind known here.
 
-  The kind is told by the content, not by the name: our own safetensors, or the
-  authors' `.mat` (see `load_mat`).
+  The kind is told by the content, not by the name: our own safetensors, the
+  authors' `.mat` (see `load_mat`), or ncnn's two files (see `load_ncnn`).
 
   Args:
-    path: The file; local, or anything epath knows (gs://).
+    path: The file; local, or anything epath knows (gs://). Of ncnn's two,
+      either.
     scale: What it must be for; needed for a `.mat` whose name does not say.
 
   Returns:
@@ -95,11 +96,15 @@ def load(
     raise FileNotFoundError(f"there is no weight file {path}")
   if path.is_dir():
     raise ValueError(
-      f"{path} is a folder; give a weight file (.safetensors or .mat)"
+      f"{path} is a folder; give a weight file (.safetensors, .mat or .param)"
     )
   data = path.read_bytes()
   if data.startswith(_MATLAB_MAGIC):
     return load_mat(path, scale=scale)
+  if data.startswith(ncnn.MAGIC) or _beside_ncnn(path):
+    model, variables = ncnn.load_ncnn(path)
+    _check_scale(path, model, scale)
+    return model, variables
   record = _record(path, data)
   try:
     model = build(record["model"], **record["arguments"])
@@ -108,11 +113,7 @@ def load(
       f"{path} holds a network that this version of sr_jax does not know: "
       f"{error}"
     ) from error
-  if scale not in (None, getattr(model, "scale", scale)):
-    raise ValueError(
-      f"{path} is a network for x{getattr(model, 'scale', '?')}, and scale "
-      f"{scale} was asked for; give the file of that scale"
-    )
+  _check_scale(path, model, scale)
   try:
     flat = safetensors.numpy.load(data)
   except safetensors.SafetensorError as error:
@@ -140,11 +141,11 @@ def read_record(path: epath.PathLike) -> dict[str, Any]:
 def _record(path: epath.Path, data: bytes) -> dict[str, Any]:
   """The header: its length in 8 bytes, then JSON."""
   if data[8:9] != b"{":
-    hint = "it is neither safetensors nor MATLAB 5"
+    hint = "it is neither safetensors, nor MATLAB 5, nor ncnn"
     if data.startswith((b"PK\x03\x04", b"\x80\x02")):
       hint = (
-        "a PyTorch checkpoint is opened with torch.load, and its arrays go "
-        "through sr_jax.weights.from_torch"
+        "a PyTorch checkpoint does not say its network; build the model, and "
+        "give what sr_jax.weights.read_pth reads to sr_jax.weights.from_torch"
       )
     raise ValueError(f"{path} is not a weight file known here: {hint}")
   (length,) = struct.unpack("<Q", data[:8])
@@ -154,7 +155,7 @@ def _record(path: epath.Path, data: bytes) -> dict[str, Any]:
     header = json.loads(data[8 : 8 + length])
   except ValueError as error:
     raise ValueError(_damaged(path, error)) from error
-  metadata = header.get("__metadata__", {})
+  metadata = header.get("__metadata__") or {}
   if _METADATA_KEY not in metadata:
     raise ValueError(
       f"{path} is a safetensors file, but not one that sr_jax saved: its "
@@ -173,6 +174,22 @@ def _record(path: epath.Path, data: bytes) -> dict[str, Any]:
       f"{_FORMAT}; update sr_jax"
     )
   return record
+
+
+def _check_scale(path: epath.Path, model: Any, scale: int | None) -> None:
+  if scale not in (None, getattr(model, "scale", scale)):
+    raise ValueError(
+      f"{path} is a network for x{getattr(model, 'scale', '?')}, and scale "
+      f"{scale} was asked for; give the file of that scale"
+    )
+
+
+def _beside_ncnn(path: epath.Path) -> bool:
+  """Whether it is the `.bin` of an ncnn network; nothing in it says so."""
+  text = path.with_suffix(".param")
+  if path.suffix != ".bin" or not text.is_file():
+    return False
+  return text.read_bytes().startswith(ncnn.MAGIC)
 
 
 def _check(flat: tree.Flat, model: Any, *, what: str) -> None:

@@ -107,7 +107,7 @@ def test_load_refuses_what_is_no_weight_file(tmp_path):
     load(tmp_path)
   path = tmp_path / "file"
   path.write_bytes(b"PK\x03\x04" + bytes(30))
-  with pytest.raises(ValueError, match=r"torch.load.*from_torch"):
+  with pytest.raises(ValueError, match=r"read_pth reads.*from_torch"):
     load(path)
   for content in (b"", b"hello", bytes(20)):
     path.write_bytes(content)
