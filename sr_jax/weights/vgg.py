@@ -156,8 +156,8 @@ def _check(
   if missing:
     raise ValueError(
       f"{path} lacks {', '.join(missing)}, which layers {list(model.layers)} "
-      f"need; it has {', '.join(_convs(weights))}. Ask for layers before those, "
-      f"or make a whole file with: {COMMAND} ({_ORIGIN})"
+      f"need; it has {', '.join(_convs(weights))}. Ask for layers before "
+      f"those, or make a whole file with: {COMMAND} ({_ORIGIN})"
     )
   tree.check(
     {key: value.shape for key, value in have.items()},
