@@ -10,12 +10,19 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from sr_jax.models.dcgan import DCGANDiscriminator, DCGANGenerator
+from sr_jax.models.discriminators import (
+  SRGANDiscriminator,
+  UNetDiscriminator,
+  VGGDiscriminator,
+)
 from sr_jax.models.edsr import EDSR
 from sr_jax.models.fsrcnn import FSRCNN
 from sr_jax.models.interpolate import Interpolate
 from sr_jax.models.rrdbnet import RRDBNet
 from sr_jax.models.srcnn import SRCNN
 from sr_jax.models.srresnet import MSRResNet, SRResNet
+from sr_jax.models.vgg import VGG19
 
 #: name -> class, or a class with some arguments given.
 MODELS: dict[str, Callable[..., nn.Module]] = {
@@ -28,6 +35,12 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
   "msrresnet": MSRResNet,
   "edsr": EDSR,
   "rrdbnet": RRDBNet,
+  "vgg_discriminator": VGGDiscriminator,
+  "srgan_discriminator": SRGANDiscriminator,
+  "unet_discriminator": UNetDiscriminator,
+  "dcgan_generator": DCGANGenerator,
+  "dcgan_discriminator": DCGANDiscriminator,
+  "vgg19": VGG19,
 }
 
 
@@ -53,7 +66,7 @@ def build(name: str, **kwargs: Any) -> nn.Module:
     **kwargs: Its class's attributes; what is left out is the paper's.
 
   Returns:
-    A linen module: `model.apply(variables, lr) -> sr`.
+    A linen module: `model.apply(variables, lr) -> sr`, or its own input.
 
   Raises:
     ValueError: unknown name or argument (the message names the nearest), or a
@@ -141,10 +154,16 @@ __all__ = [
   "FSRCNN",
   "MODELS",
   "SRCNN",
+  "VGG19",
+  "DCGANDiscriminator",
+  "DCGANGenerator",
   "Interpolate",
   "MSRResNet",
   "RRDBNet",
+  "SRGANDiscriminator",
   "SRResNet",
+  "UNetDiscriminator",
+  "VGGDiscriminator",
   "build",
   "describe",
   "example_input",

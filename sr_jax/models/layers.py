@@ -110,6 +110,7 @@ class ConvTranspose(nn.Module):
   stride: int
   crop: int
   padding: str = "zero"
+  use_bias: bool = True
   kernel_init: Initializer = nn.initializers.lecun_normal()
   dtype: Any = jnp.float32
 
@@ -126,7 +127,6 @@ class ConvTranspose(nn.Module):
     kernel = self.param(
       "kernel", self.kernel_init, (size, size, x.shape[-1], self.features)
     )
-    bias = self.param("bias", nn.initializers.zeros, (self.features,))
     if self.padding == "edge":
       x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), "edge")
       crop += stride
@@ -137,6 +137,9 @@ class ConvTranspose(nn.Module):
       padding=crop,
       output_padding=output_padding,
     )
+    if not self.use_bias:
+      return x
+    bias = self.param("bias", nn.initializers.zeros, (self.features,))
     return x + bias.astype(self.dtype)
 
 

@@ -9,8 +9,22 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from sr_jax.models import EDSR, FSRCNN, SRCNN, MSRResNet, RRDBNet, SRResNet
+from sr_jax.models import (
+  EDSR,
+  FSRCNN,
+  SRCNN,
+  VGG19,
+  DCGANDiscriminator,
+  DCGANGenerator,
+  MSRResNet,
+  RRDBNet,
+  SRGANDiscriminator,
+  SRResNet,
+  UNetDiscriminator,
+  VGGDiscriminator,
+)
 from sr_jax.models.layers import stages
+from sr_jax.models.vgg import _LAYERS as VGG_LAYERS
 
 
 class Entry(NamedTuple):
@@ -134,17 +148,93 @@ def _rrdbnet(model: RRDBNet) -> list[Entry]:
   return table + [e for name in after for e in _layer(name, name)]
 
 
+def _vgg_discriminator(model: VGGDiscriminator) -> list[Entry]:
+  """Source: BasicSR `VGGStyleDiscriminator`."""
+  table = []
+  for i in range(model.input_size.bit_length() - 3):
+    for j in (0, 1):
+      first = (i, j) == (0, 0)
+      table += _layer(f"conv{i}_{j}", f"conv{i}_{j}", bias=first)
+      if not first:
+        table += _batch_norm(f"bn{i}_{j}", f"bn{i}_{j}")
+  table += _layer("linear1", "linear1", "flat")
+  return table + _layer("linear2", "linear2", "linear")
+
+
+def _srgan_discriminator(model: SRGANDiscriminator) -> list[Entry]:
+  """Source: Lornatang/SRGAN-PyTorch, `DiscriminatorForVGG` in `model.py`."""
+  table = _layer("conv0", "features.0")
+  for i in range(1, 8):
+    table += _layer(f"conv{i}", f"features.{3 * i - 1}", bias=False)
+    table += _batch_norm(f"bn{i}", f"features.{3 * i}")
+  table += _layer("linear1", "classifier.0", "flat")
+  return table + _layer("linear2", "classifier.2", "linear")
+
+
+def _unet_discriminator(model: UNetDiscriminator) -> list[Entry]:
+  """Source: BasicSR `UNetDiscriminatorSN`."""
+  table = _layer("conv0", "conv0")
+  for i in range(1, 9):
+    table += [
+      Entry(f"params/conv{i}/kernel", f"conv{i}.weight_orig", "conv"),
+      Entry(f"batch_stats/conv{i}/u", f"conv{i}.weight_u", "vector"),
+      Entry(f"batch_stats/conv{i}/v", f"conv{i}.weight_v", "vector"),
+    ]
+  return table + _layer("conv9", "conv9")
+
+
+def _dcgan_generator(model: DCGANGenerator) -> list[Entry]:
+  """Source: pytorch/examples, `dcgan/main.py`."""
+  # One nn.Sequential: deconvolution, BatchNorm, ReLU; the last without.
+  last = model.image_size.bit_length() - 3
+  table = _layer("project", "main.0", "conv_transpose", bias=False)
+  for i in range(last):
+    table += _batch_norm(f"bn{i}", f"main.{3 * i + 1}")
+    table += _layer(
+      f"deconv{i + 1}", f"main.{3 * i + 3}", "conv_transpose", bias=False
+    )
+  return table
+
+
+def _dcgan_discriminator(model: DCGANDiscriminator) -> list[Entry]:
+  """Source: pytorch/examples, `dcgan/main.py`."""
+  last = model.image_size.bit_length() - 3
+  table = _layer("conv0", "main.0", bias=False)
+  for i in range(1, last):
+    table += _layer(f"conv{i}", f"main.{3 * i - 1}", bias=False)
+    table += _batch_norm(f"bn{i}", f"main.{3 * i}")
+  return table + _layer(f"conv{last}", f"main.{3 * last - 1}", bias=False)
+
+
+def _vgg19(model: VGG19) -> list[Entry]:
+  """Source: torchvision `vgg19`, whose `features` are our layers one by one."""
+  last = max(VGG_LAYERS.index(name) for name in model.layers)
+  return [
+    e
+    for i, name in enumerate(VGG_LAYERS[: last + 1])
+    if name.startswith("conv")
+    for e in _layer(name, f"features.{i}")
+  ]
+
+
 _NETWORKS: dict[type, Callable[..., list[Entry]]] = {
+  DCGANDiscriminator: _dcgan_discriminator,
+  DCGANGenerator: _dcgan_generator,
   EDSR: _edsr,
   FSRCNN: _fsrcnn,
   MSRResNet: _msrresnet,
   RRDBNet: _rrdbnet,
   SRCNN: _srcnn,
+  SRGANDiscriminator: _srgan_discriminator,
   SRResNet: _srresnet,
+  UNetDiscriminator: _unet_discriminator,
+  VGG19: _vgg19,
+  VGGDiscriminator: _vgg_discriminator,
 }
 
-# Where MMagic calls an array otherwise than BasicSR.
-_MMAGIC: dict[type, tuple[tuple[str, Callable[[re.Match], str]], ...]] = {
+# Where another library calls an array otherwise: MMagic than BasicSR, or
+# BasicSR than torchvision.
+_RENAMES: dict[type, tuple[tuple[str, Callable[[re.Match], str]], ...]] = {
   EDSR: (
     (
       r"^upsample\.(\d+)\.upsample_conv\.",
@@ -155,6 +245,18 @@ _MMAGIC: dict[type, tuple[tuple[str, Callable[[re.Match], str]], ...]] = {
     (r"^trunk_net\.", lambda m: "body."),
     (r"^upsample(\d+)\.upsample_conv\.", lambda m: f"upconv{m[1]}."),
   ),
+  VGG19: (
+    (
+      rf"^vgg_net\.({'|'.join(VGG_LAYERS)})\.",
+      lambda m: f"features.{VGG_LAYERS.index(m[1])}.",
+    ),
+  ),
+}
+
+# What files hold beside the network: of a VGG19, layers past the last one
+# needed, and BasicSR's constants, which are arguments of the model here.
+_BESIDE: dict[type, str] = {
+  VGG19: r"(features|classifier)\.\d+\.(weight|bias)|mean|std",
 }
 
 
@@ -174,10 +276,16 @@ def entries(model: Any) -> list[Entry]:
 
 
 def rename(model: Any, arrays: Mapping[str, Any]) -> dict[str, Any]:
-  """The arrays under the names that `entries` has, whoever named them."""
+  """The arrays under the names that `entries` has, whoever named them.
+
+  Without those that such files are known to hold beside the network's own.
+  """
+  own = {e.key for e in entries(model)}
+  beside = _BESIDE.get(type(model), r"(?!)")
   renamed = {}
   for key, value in arrays.items():
-    for pattern, new in _MMAGIC.get(type(model), ()):
+    for pattern, new in _RENAMES.get(type(model), ()):
       key = re.sub(pattern, new, key)
-    renamed[key] = value
+    if key in own or not re.fullmatch(beside, key):
+      renamed[key] = value
   return renamed

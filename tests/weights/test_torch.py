@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from flax.core import freeze
 
+from sr_jax import models
 from sr_jax.models import FSRCNN, SRCNN, Interpolate
 from sr_jax.weights import from_torch, to_torch
 from tests.golden import golden_io
@@ -43,15 +44,184 @@ def test_to_torch_is_the_exact_inverse(name):
     assert value.dtype == np.float32
 
 
-def test_what_we_made_survives_the_journey():
-  """Linen first: what model.init gives comes back as it was."""
-  model = FSRCNN(
-    scale=3, num_features=5, shrink_features=3, num_blocks=2, **RGB
+# Odd widths, so that no two axes of a kernel are mistaken for each other.
+ODD = {
+  "srcnn": {"features": (5, 3), "in_channels": 2, "out_channels": 1},
+  "fsrcnn": {
+    "scale": 3,
+    "num_features": 5,
+    "shrink_features": 3,
+    "num_blocks": 2,
+    **RGB,
+  },
+  "srresnet": {"scale": 8, "num_features": 5, "num_blocks": 3},
+  "msrresnet": {"scale": 3, "num_features": 5, "num_blocks": 2},
+  "edsr": {"scale": 8, "num_features": 5, "num_blocks": 2},
+  "rrdbnet": {
+    "scale": 1,
+    "num_features": 5,
+    "num_blocks": 2,
+    "growth_features": 3,
+  },
+  "vgg_discriminator": {"num_features": 1, "in_channels": 5},
+  "srgan_discriminator": {"num_features": 1, "input_size": 112},
+  "unet_discriminator": {"num_features": 3, "in_channels": 5},
+  "dcgan_generator": {
+    "latent_features": 7,
+    "num_features": 3,
+    "image_size": 32,
+    "out_channels": 2,
+  },
+  "dcgan_discriminator": {"num_features": 3, "image_size": 32},
+  "vgg19": {"layers": ("relu3_1", "conv1_2"), "widths": (3, 5, 2, 1, 1)},
+}
+
+
+def _filled(model, seed=0):
+  """Variables of a network, no two numbers alike; nothing is computed."""
+  rng = np.random.default_rng(seed)
+  shapes = jax.eval_shape(
+    model.init, jax.random.key(0), models.example_input(model)
   )
-  variables = model.init(jax.random.key(0), jnp.zeros((1, 6, 6, 3)))
-  back = from_torch(model, to_torch(model, variables))
+  return jax.tree.map(
+    lambda x: (
+      rng.standard_normal(x.shape).astype(x.dtype)
+      if jnp.issubdtype(x.dtype, jnp.floating)
+      else rng.integers(1, 99, x.shape).astype(x.dtype)
+    ),
+    shapes,
+  )
+
+
+def test_every_network_is_here():
+  without = {"bicubic", "bilinear", "nearest"}
+  assert set(ODD) == set(models.MODELS) - without
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_what_we_made_survives_the_journey(name):
+  """Linen first: scanned blocks, running statistics, spectral vectors."""
+  model = models.build(name, **ODD[name])
+  variables = _filled(model)
+  state_dict = to_torch(model, variables)
+  back = from_torch(model, state_dict)
   jax.tree.map(np.testing.assert_array_equal, variables, back)
   assert jax.tree.structure(variables) == jax.tree.structure(back)
+  ours, theirs = (
+    {x.dtype for x in jax.tree.leaves(tree)} for tree in (variables, back)
+  )
+  assert ours == theirs
+  for key, value in state_dict.items():
+    tracked = key.endswith("num_batches_tracked")
+    assert value.dtype == (np.int64 if tracked else np.float32), key
+
+  # Checkpoints of before PyTorch 0.4.1 do not count their batches.
+  uncounted = {
+    key: value
+    for key, value in state_dict.items()
+    if not key.endswith("num_batches_tracked")
+  }
+  stats = from_torch(model, uncounted).get("batch_stats", {})
+  for path, value in jax.tree.leaves_with_path(stats):
+    if path[-1].key == "count":
+      assert not np.any(value)
+
+
+@pytest.mark.parametrize("name", ["srgan_discriminator", "unet_discriminator"])
+def test_every_key_is_needed(name):
+  model = models.build(name, **ODD[name])
+  state_dict = to_torch(model, _filled(model))
+  for key in state_dict:
+    less = {k: v for k, v in state_dict.items() if k != key}
+    if key.endswith("num_batches_tracked"):
+      continue
+    with pytest.raises(ValueError, match=f"missing: {key}. "):
+      from_torch(model, less)
+
+
+def test_the_first_dense_layer_takes_channels_first():
+  """PyTorch flattens [c, h, w]; the weights of channel 2 are a block there."""
+  model = models.VGGDiscriminator(num_features=1)
+  state_dict = to_torch(model, _filled(model))
+  dense = state_dict["linear1.weight"]
+  dense[...] = 0
+  dense[7, 2 * 16 + 4 * 3 + 1] = 5  # channel 2, row 3, column 1
+  kernel = from_torch(model, state_dict)["params"]["linear1"]["kernel"]
+  assert kernel.shape == (4, 4, 8, 100)
+  assert np.argwhere(kernel).tolist() == [[3, 1, 2, 7]]
+
+
+@pytest.mark.parametrize(
+  ("name", "renames"),
+  [
+    (
+      "msrresnet",
+      [("body.", "trunk_net."), ("upconv1.", "upsample1.upsample_conv.")],
+    ),
+    (
+      "edsr",
+      [(f"upsample.{2 * i}.", f"upsample.{i}.upsample_conv.") for i in (1, 2)]
+      + [("upsample.0.", "upsample.0.upsample_conv.")],
+    ),
+  ],
+)
+def test_mmagic_s_names(name, renames):
+  model = models.build(name, **ODD[name])
+  variables = _filled(model)
+  state_dict = {}
+  for key, value in to_torch(model, variables).items():
+    for ours, theirs in renames:
+      if key.startswith(ours):
+        key = f"generator.{theirs}{key.removeprefix(ours)}"
+        break
+    else:
+      key = f"generator.{key}"
+    state_dict[key] = value
+  assert (
+    sum("upsample_conv" in key for key in state_dict)
+    == {
+      "msrresnet": 2,
+      "edsr": 6,
+    }[name]
+  )
+  back = from_torch(model, {"state_dict": state_dict})
+  jax.tree.map(np.testing.assert_array_equal, variables, back)
+
+
+def test_vgg19_of_basicsr_and_of_torchvision():
+  """Its constants, later layers and dense layers stay behind."""
+  model = models.build("vgg19", **ODD["vgg19"])
+  variables = _filled(model)
+  state_dict = to_torch(model, variables)
+  assert [key for key in state_dict if key.endswith("weight")] == [
+    f"features.{i}.weight" for i in (0, 2, 5, 7, 10)
+  ]
+  more = {
+    "features.12.weight": np.zeros((2, 2, 3, 3)),
+    "features.34.bias": np.zeros(1),
+    "classifier.6.bias": np.zeros(1000),
+  }
+  basicsr = dict(
+    zip(
+      (
+        f"vgg_net.conv{layer}.{kind}"
+        for layer in ("1_1", "1_2", "2_1", "2_2", "3_1")
+        for kind in ("weight", "bias")
+      ),
+      state_dict.values(),
+      strict=True,
+    )
+  )
+  norm = {"mean": np.zeros((1, 3, 1, 1)), "std": np.ones((1, 3, 1, 1))}
+  later = {"vgg_net.conv5_4.bias": np.zeros(1)}
+  for given in (state_dict | more, basicsr | norm | later):
+    back = from_torch(model, given)
+    jax.tree.map(np.testing.assert_array_equal, variables, back)
+  with pytest.raises(ValueError, match=r"unexpected: features.x, head.weight"):
+    from_torch(model, state_dict | {"features.x": 0, "head.weight": 0})
+  del state_dict["features.10.bias"]
+  with pytest.raises(ValueError, match=r"missing: features.10.bias\."):
+    from_torch(model, state_dict | more)
 
 
 @pytest.mark.parametrize(
@@ -99,6 +269,24 @@ def test_errors_name_the_keys():
     from_torch(model, params | many)
   with pytest.raises(ValueError, match=r"names of Interpolate are not known"):
     from_torch(Interpolate(), {})
+
+
+def test_every_kind_of_error_is_in_one_message():
+  """Of stacked blocks the single one is named."""
+  model = models.build("rrdbnet", **ODD["rrdbnet"])
+  state_dict = to_torch(model, _filled(model))
+  del state_dict["body.1.rdb3.conv5.bias"]
+  state_dict["body.2.rdb1.conv1.weight"] = np.zeros(3)
+  kernel = state_dict["body.0.rdb2.conv4.weight"]
+  state_dict["body.0.rdb2.conv4.weight"] = kernel[:, :-1]
+  with pytest.raises(
+    ValueError,
+    match=r"missing: body.1.rdb3.conv5.bias; "
+    r"unexpected: body.2.rdb1.conv1.weight; "
+    r"of another shape: body.0.rdb2.conv4.weight is \(3, 13, 3, 3\), "
+    r"not \(3, 14, 3, 3\)",
+  ):
+    from_torch(model, state_dict)
 
 
 def test_to_torch_wants_this_model_s_variables():
