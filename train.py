@@ -3,6 +3,7 @@
 python train.py --config=configs/quickstart.py
 python train.py --config=configs/fsrcnn.py:x3,adam --data_dir=/path/to/sets
 python train.py --config=configs/quickstart.py --config.data.train=/my/photos
+python train.py --config=configs/esrgan.py --aot=v5e:2x2
 """
 
 from absl import app, flags
@@ -17,11 +18,19 @@ config_flags.DEFINE_config_file(
 )
 flags.DEFINE_string("workdir", None, "Folder of the run; default runs/NAME.")
 flags.DEFINE_string("data_dir", None, "Folder of the sets; else SR_JAX_DATA.")
+flags.DEFINE_string(
+  "aot", None, "Compile for this TPU topology, v5e:2x2, instead of training."
+)
 
 
 def main(_: list[str]) -> None:
   """Hands the flags over."""
-  cli.main(FLAGS.config, workdir=FLAGS.workdir, data_dir=FLAGS.data_dir)
+  cli.main(
+    FLAGS.config,
+    workdir=FLAGS.workdir,
+    data_dir=FLAGS.data_dir,
+    aot=FLAGS.aot,
+  )
 
 
 if __name__ == "__main__":

@@ -141,6 +141,18 @@ def state_sharding(mesh: Mesh, state: Any) -> Any:
   return jax.tree.map(leaf, state)
 
 
+def put(mesh: Mesh, tree: Any) -> Any:
+  """A tree of NumPy arrays, the same on every host, as `state_sharding` lays.
+
+  For what is too large to be a copy on each chip and is no state.
+  """
+  return jax.tree.map(
+    lambda x, s: jax.make_array_from_callback(x.shape, s, lambda i: x[i]),
+    tree,
+    state_sharding(mesh, tree),
+  )
+
+
 def to_host(mesh: Mesh, tree: Any) -> Any:
   """NumPy arrays of the whole values, on every process.
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from sr_jax.models.layers import Conv
+from sr_jax.models.layers import Conv, he_init
 
 #: Convolutions of each block: column E of the paper's table 1, without the
 #: three dense layers.
@@ -26,7 +26,7 @@ def _block_layers(block: int, convs: int) -> list[str]:
 
 
 #: Every layer that has a name, in the order of computation.
-_LAYERS = [
+LAYERS = [
   name
   for block, convs in enumerate(_BLOCKS, start=1)
   for name in _block_layers(block, convs)
@@ -95,10 +95,12 @@ class VGG19(nn.Module, kw_only=True):
       mean = jnp.asarray(self.mean, jnp.float32)
       x = (x - mean) / jnp.asarray(self.std, jnp.float32)
     features = {}
-    for name in _LAYERS[: last + 1]:
+    for name in LAYERS[: last + 1]:
       if name.startswith("conv"):
         width = self.widths[int(name[4]) - 1]
-        x = Conv(width, 3, dtype=self.dtype, name=name)(x)
+        x = Conv(width, 3, kernel_init=he_init(), dtype=self.dtype, name=name)(
+          x
+        )
       elif name.startswith("relu"):
         x = nn.relu(x)
       else:
@@ -115,8 +117,8 @@ class VGG19(nn.Module, kw_only=True):
         "them, such as ('conv5_4',)"
       )
     for name in self.layers:
-      if name not in _LAYERS:
-        close = difflib.get_close_matches(str(name), _LAYERS, n=1, cutoff=0.0)
+      if name not in LAYERS:
+        close = difflib.get_close_matches(str(name), LAYERS, n=1, cutoff=0.0)
         raise ValueError(
           f"VGG19 has no layer '{name}'; did you mean '{close[0]}'? Layers are "
           "conv1_1 to conv5_4, relu1_1 to relu5_4 and pool1 to pool5"
@@ -133,7 +135,7 @@ class VGG19(nn.Module, kw_only=True):
           f"VGG19.{key} {tuple(value)} must be one number for each of the "
           f"{self.in_channels} channels"
         )
-    return max(_LAYERS.index(name) for name in self.layers)
+    return max(LAYERS.index(name) for name in self.layers)
 
   def _check_image(self, image: jax.Array, last: int) -> None:
     if image.ndim != 4 or image.shape[-1] != self.in_channels:
@@ -146,9 +148,9 @@ class VGG19(nn.Module, kw_only=True):
       raise ValueError(
         f"image is {image.dtype}; VGG19 takes floats in {span}: divide by 255"
       )
-    pools = sum(name.startswith("pool") for name in _LAYERS[: last + 1])
+    pools = sum(name.startswith("pool") for name in LAYERS[: last + 1])
     if min(image.shape[1:3]) < 2**pools:
       raise ValueError(
-        f"image {image.shape} is too small for '{_LAYERS[last]}', which comes "
+        f"image {image.shape} is too small for '{LAYERS[last]}', which comes "
         f"after {pools} halvings: it takes at least {2**pools} pixels a side"
       )

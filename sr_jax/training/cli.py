@@ -7,6 +7,7 @@ from typing import NoReturn
 from absl import flags
 from etils import epath
 
+from sr_jax.training.aot import compile_for
 from sr_jax.training.checkpoints import CheckpointError
 from sr_jax.training.health import UnhealthyError
 from sr_jax.training.loop import train
@@ -80,13 +81,20 @@ def parse_flags(argv: list[str]) -> list[str]:
   return rest
 
 
-def main(config: Config, *, workdir: str | None, data_dir: str | None) -> None:
-  """Trains what the flags say.
+def main(
+  config: Config,
+  *,
+  workdir: str | None,
+  data_dir: str | None,
+  aot: str | None = None,
+) -> None:
+  """Trains what the flags say, or only compiles it.
 
   Args:
     config: The recipe.
     workdir: Of the run; `runs/<config.name>` where None.
     data_dir: Folder of the named sets, over the recipe's.
+    aot: Topology to compile the step for, instead of training.
 
   Raises:
     SystemExit: after one line, for what a user can mend.
@@ -94,6 +102,9 @@ def main(config: Config, *, workdir: str | None, data_dir: str | None) -> None:
   if data_dir:
     config.data.data_dir = data_dir
   try:
+    if aot:
+      print(f"{config.name} for {compile_for(config, aot)}")
+      return
     train(config, epath.Path(workdir or f"runs/{config.name}"))
   except _USER_ERRORS as error:
     _fail(error)

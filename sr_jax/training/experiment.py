@@ -49,6 +49,7 @@ class Experiment:
     discriminator: None for plain regression.
     d_optimizer: Of the discriminator.
     step: The pure training step.
+    frozen: What the step takes besides: VGG19's variables, or None.
     margin: Low-resolution pixels of context that a crop of `hr` carries.
     ema: Whether a moving average of the parameters is kept.
     input_shape: Of one input of the generator, with the batch in front.
@@ -64,13 +65,14 @@ class Experiment:
   discriminator: Any
   d_optimizer: optax.GradientTransformationExtraArgs | None
   step: Step
+  frozen: Any
   margin: int
   ema: bool
   input_shape: tuple[int, ...]
   hr_shape: tuple[int, ...]
 
   def init_state(self, key: jax.Array) -> TrainState:
-    """The state at step 0; trace it under jit to shard it from birth."""
+    """The state at step 0."""
     variables = self.model.init(key, jnp.zeros(self.input_shape))
     d_net = None
     if self.discriminator is not None and self.d_optimizer is not None:
@@ -117,10 +119,11 @@ def build(config: Config) -> Experiment:
       f"with eval.py --weights={config.model.name}"
     )
   schedule, optimizer = _optimizer(config, "schedule", "optimizer")
+  loss_fn, frozen = _loss_terms(config)
   margin = 0 if latent_features else degradations.MARGIN
   common: dict[str, Any] = {
     "optimizer": optimizer,
-    "loss_fn": _loss_terms(config),
+    "loss_fn": loss_fn,
     "prepare": (
       make_latent_prepare(latent_features)
       if latent_features
@@ -162,6 +165,7 @@ def build(config: Config) -> Experiment:
     discriminator=discriminator,
     d_optimizer=d_optimizer,
     step=step,
+    frozen=frozen,
     margin=margin,
     ema=config.ema_decay > 0,
     input_shape=input_shape,
@@ -236,12 +240,12 @@ def _optimizer(
   return schedule, make(schedule)
 
 
-def _loss_terms(config: Config) -> LossTerms:
-  """The content terms of the generator's loss: pixels, features, style."""
+def _loss_terms(config: Config) -> tuple[LossTerms, Any]:
+  """The content terms of the generator's loss, and what they need: frozen."""
   weight = config.loss.get("weight", 1.0)
   fields = {k: v for k, v in config.loss.items() if k != "weight"}
   pixel = checks.named(LOSSES, "loss", fields, later=("sr", "hr", "weight"))
-  features = _perceptual(config)
+  features, frozen = _perceptual(config)
   adversarial = bool(config.discriminator.name) and config.adversarial.weight
   if not 0 <= weight < math.inf or not (weight or features or adversarial):
     raise ValueError(
@@ -252,21 +256,21 @@ def _loss_terms(config: Config) -> LossTerms:
     # The parts of a batch are averaged, and a sum over each is one of many.
     weight *= config.accumulate
 
-  def terms(sr: jax.Array, hr: jax.Array) -> dict[str, jax.Array]:
+  def terms(sr: Any, hr: Any, frozen: Any) -> dict[str, jax.Array]:
     found = {}
     if weight:
       found["pixel"] = weight * pixel(sr, hr)
-    return found | (features(sr, hr) if features else {})
+    return found | (features(sr, hr, frozen) if features else {})
 
-  return terms
+  return terms, frozen
 
 
-def _perceptual(config: Config) -> LossTerms | None:
-  """The terms on VGG19's features, if the recipe has any."""
+def _perceptual(config: Config) -> tuple[LossTerms | None, Any]:
+  """The terms on VGG19's features, if the recipe has any; its variables."""
   fields = config.perceptual
   style = fields.style_weight
   if not fields.weight and not style:
-    return None
+    return None, None
   layers = tuple(fields.layer_weights)
   options = {
     "layers": layers,
@@ -276,7 +280,7 @@ def _perceptual(config: Config) -> LossTerms | None:
   if fields.vgg == "random":
     model = models.build("vgg19", **options)
     variables = jax.jit(model.init)(
-      jax.random.key(0), jnp.zeros((1, 32, 32, 3))
+      jax.random.key(0, impl="rbg"), jnp.zeros((1, 32, 32, 3))
     )
   else:
     path = epath.Path(fields.vgg).expanduser()
@@ -285,11 +289,11 @@ def _perceptual(config: Config) -> LossTerms | None:
     model, variables = weights.load_vgg19(path, **options)
   model = model.clone(dtype=jnp.dtype(config.model.get("dtype", "float32")))
 
-  def terms(sr: jax.Array, hr: jax.Array) -> dict[str, jax.Array]:
+  def terms(sr: Any, hr: Any, frozen: Any) -> dict[str, jax.Array]:
     content, style_term = losses.perceptual(
       sr,
       hr,
-      features_fn=lambda image: model.apply(variables, image),
+      features_fn=lambda image: model.apply(frozen, image),
       layer_weights=dict(fields.layer_weights),
       perceptual_weight=fields.weight,
       style_weight=style,
@@ -300,8 +304,8 @@ def _perceptual(config: Config) -> LossTerms | None:
 
   # What is wrong is told now, not when the step is traced.
   image = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
-  jax.eval_shape(terms, image, image)
-  return terms
+  jax.eval_shape(terms, image, image, variables)
+  return terms, jax.device_get(variables)
 
 
 def _discriminator(config: Config, hr_shape: tuple[int, ...]) -> Any:

@@ -164,8 +164,8 @@ def make_gan_step(
     discriminator: `apply(variables, image) -> logits`.
     optimizer: Of the generator; see `make_optimizer`.
     d_optimizer: Of the discriminator.
-    loss_fn: `(sr, hr) -> {term: loss}`: the content terms of the generator,
-      weighted; the adversarial one is added to them. May return none.
+    loss_fn: `(sr, hr, frozen) -> {term: loss}`: the content terms of the
+      generator, weighted; the adversarial one is added. May return none.
     adversarial: The game.
     prepare: See `make_prepare` and `make_latent_prepare`.
     ema_decay: Of the generator's moving average; 0 keeps none. It moves every
@@ -175,19 +175,20 @@ def make_gan_step(
     d_init_steps: The discriminator moves alone for so many steps first.
 
   Returns:
-    `step(state, batch, key) -> (state, metrics)`. Where a loss or a gradient
-    of either network is not finite, both and their optimizers stay as they
-    were and the metric `skipped` is 1.
+    `step(state, batch, key, frozen=None) -> (state, metrics)`, `frozen` as in
+    `make_step`. Where a loss or a gradient of either network is not finite,
+    both and their optimizers stay as they were and the metric `skipped` is 1.
 
   Source: BasicSR `SRGANModel` and `ESRGANModel.optimize_parameters`; Goodfellow
   et al. 2014, alg. 1.
   """
 
   def generator_loss(
-    params: Any, net: NetState, d_net: NetState, inputs: Any, hr: Any
+    params: Any, state: TrainState, frozen: Any, inputs: Any, hr: Any
   ) -> tuple[jax.Array, Any]:
-    sr, batch_stats = run(generator, params, net.batch_stats, inputs)
-    terms = loss_fn(sr, hr)
+    stats, d_net = state.generator.batch_stats, state.discriminator
+    sr, batch_stats = run(generator, params, stats, inputs)
+    terms = loss_fn(sr, hr, frozen)
     terms["adversarial"], d_stats = adversarial.for_generator(
       discriminator, d_net, sr, hr
     )
@@ -202,7 +203,7 @@ def make_gan_step(
     return total(terms), (terms, logits, d_stats)
 
   def step(
-    state: TrainState, batch: Batch, key: jax.Array
+    state: TrainState, batch: Batch, key: jax.Array, frozen: Any = None
   ) -> tuple[TrainState, Metrics]:
     net, d_net = state.generator, state.discriminator
     prepare_key, penalty_key = jax.random.split(key)
@@ -211,7 +212,7 @@ def make_gan_step(
     def move_generator() -> tuple[NetState, jax.Array, Any, Metrics]:
       grads, (terms, sr, batch_stats, d_stats) = jax.grad(
         generator_loss, has_aux=True
-      )(net.params, net, d_net, inputs, hr)
+      )(net.params, state, frozen, inputs, hr)
       moved = move(
         net, grads, optimizer, step=state.step, batch_stats=batch_stats
       )

@@ -10,20 +10,23 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
 from sr_jax import degradations
 from sr_jax.ops.color import rgb_to_y
+from sr_jax.sharding import replicated
 from sr_jax.training.state import NetState, TrainState
 from sr_jax.types import AnyArray, Batch
 
 Metrics: TypeAlias = dict[str, jax.Array]
-Step: TypeAlias = Callable[
-  [TrainState, Batch, jax.Array], tuple[TrainState, Metrics]
-]
+#: `step(state, batch, key, frozen)`; see `make_step`.
+Step: TypeAlias = Callable[..., tuple[TrainState, Metrics]]
 #: From a batch and a key to the generator's input and the ground truth.
 Prepare: TypeAlias = Callable[[Batch, Any], tuple[jax.Array, jax.Array]]
-#: From `(sr, hr)` to the weighted terms of a loss, by name.
-LossTerms: TypeAlias = Callable[[jax.Array, jax.Array], dict[str, jax.Array]]
+#: From `(sr, hr, frozen)` to the weighted terms of a loss, by name.
+LossTerms: TypeAlias = Callable[
+  [jax.Array, jax.Array, Any], dict[str, jax.Array]
+]
 
 
 def make_prepare(
@@ -144,6 +147,31 @@ def named(terms: dict[str, jax.Array]) -> Metrics:
   return {f"loss/{name}": value for name, value in terms.items()}
 
 
+def compile_step(step: Step, mesh: Mesh, shardings: TrainState) -> Any:
+  """A step over the mesh, its old state donated.
+
+  Args:
+    step: From `make_step` or `make_gan_step`.
+    mesh: Of the run.
+    shardings: Of the state.
+
+  Returns:
+    The jitted `step(state, batch, key, frozen)`, which folds the state's step
+    into the key: a resumed run draws what the unbroken one drew.
+  """
+
+  def drawn(state: TrainState, batch: Batch, key: Any, frozen: Any) -> Any:
+    return step(state, batch, jax.random.fold_in(key, state.step), frozen)
+
+  everywhere = replicated(mesh)
+  return jax.jit(
+    drawn,
+    in_shardings=(shardings, None, everywhere, None),
+    out_shardings=(shardings, everywhere),
+    donate_argnums=0,
+  )
+
+
 def make_step(
   model: Any,
   *,
@@ -158,8 +186,8 @@ def make_step(
   Args:
     model: The generator.
     optimizer: Of the generator; see `make_optimizer`.
-    loss_fn: `(sr, hr) -> {term: loss}`, each weighted and a mean over the
-      batch; their sum is minimised.
+    loss_fn: `(sr, hr, frozen) -> {term: loss}`, each weighted and a mean over
+      the batch; their sum is minimised.
     prepare: See `make_prepare`.
     ema_decay: Of the parameters' moving average; 0 keeps none.
     accumulate: Parts into which the batch is split one after the other, for
@@ -167,32 +195,33 @@ def make_step(
       BatchNorm sees one part at a time.
 
   Returns:
-    `step(state, batch, key) -> (state, metrics)`. Where the loss or a
-    gradient is not finite, the network and its optimizer stay as they were
-    and the metric `skipped` is 1.
+    `step(state, batch, key, frozen=None) -> (state, metrics)`; `frozen` is
+    what `loss_fn` needs besides and no step moves, such as the variables of
+    VGG19 (as an argument: closed over, they would be constants of the
+    program). Where the loss or a gradient is not finite, the network and its
+    optimizer stay as they were and the metric `skipped` is 1.
   """
 
   def loss_of(
-    params: Any, batch_stats: Any, inputs: jax.Array, hr: jax.Array
+    params: Any, batch_stats: Any, frozen: Any, inputs: Any, hr: jax.Array
   ) -> tuple[jax.Array, Any]:
     sr, batch_stats = run(model, params, batch_stats, inputs)
-    terms = loss_fn(sr, hr)
+    terms = loss_fn(sr, hr, frozen)
     return total(terms), (terms, batch_stats)
 
-  def gradients(
-    net: NetState, batch_stats: Any, batch: Batch, key: jax.Array
+  def mean_gradients(
+    net: NetState, batch: Batch, key: jax.Array, frozen: Any
   ) -> tuple[Any, Any]:
     """Terms and gradients; statistics."""
-    grads, (terms, batch_stats) = jax.grad(loss_of, has_aux=True)(
-      net.params, batch_stats, *prepare(batch, key)
-    )
-    return (terms, grads), batch_stats
 
-  def mean_gradients(
-    net: NetState, batch: Batch, key: jax.Array
-  ) -> tuple[Any, Any]:
+    def gradients(batch_stats: Any, batch: Batch, key: jax.Array) -> Any:
+      grads, (terms, batch_stats) = jax.grad(loss_of, has_aux=True)(
+        net.params, batch_stats, frozen, *prepare(batch, key)
+      )
+      return (terms, grads), batch_stats
+
     if accumulate == 1:
-      return gradients(net, net.batch_stats, batch, key)
+      return gradients(net.batch_stats, batch, key)
     # Every accumulate-th image is of one part: no image changes its device.
     parts = jax.tree.map(
       lambda x: jnp.moveaxis(
@@ -201,27 +230,22 @@ def make_step(
       batch,
     )
 
-    def part(batch_stats: Any, given: tuple[Batch, jax.Array]) -> Any:
-      result, batch_stats = gradients(net, batch_stats, *given)
-      return batch_stats, result
-
     def add(carry: Any, given: tuple[Batch, jax.Array]) -> tuple[Any, None]:
-      batch_stats, result = part(carry[0], given)
-      return (batch_stats, jax.tree.map(jnp.add, carry[1], result)), None
+      result, batch_stats = gradients(carry[1], *given)
+      return (jax.tree.map(jnp.add, carry[0], result), batch_stats), None
 
     given = (parts, jax.random.split(key, accumulate))
-    shapes = jax.eval_shape(
-      part, net.batch_stats, jax.tree.map(lambda x: x[0], given)
-    )
-    zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes[1])
-    (batch_stats, result), _ = jax.lax.scan(add, (net.batch_stats, zero), given)
+    one = jax.tree.map(lambda x: x[0], given)
+    shapes, _ = jax.eval_shape(gradients, net.batch_stats, *one)
+    zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    (result, batch_stats), _ = jax.lax.scan(add, (zero, net.batch_stats), given)
     return jax.tree.map(lambda x: x / accumulate, result), batch_stats
 
   def step(
-    state: TrainState, batch: Batch, key: jax.Array
+    state: TrainState, batch: Batch, key: jax.Array, frozen: Any = None
   ) -> tuple[TrainState, Metrics]:
     net = state.generator
-    (terms, grads), batch_stats = mean_gradients(net, batch, key)
+    (terms, grads), batch_stats = mean_gradients(net, batch, key, frozen)
     loss, norm = total(terms), optax.tree.norm(grads)
     moved = move(
       net, grads, optimizer, step=state.step, batch_stats=batch_stats

@@ -24,7 +24,7 @@ from sr_jax.models import (
   VGGDiscriminator,
 )
 from sr_jax.models.layers import stages
-from sr_jax.models.vgg import _LAYERS as VGG_LAYERS
+from sr_jax.models.vgg import LAYERS as VGG_LAYERS
 
 
 class Entry(NamedTuple):

@@ -101,7 +101,7 @@ def test_regression_is_the_recorded_one():
   step = training.make_step(
     model,
     optimizer=optimizer,
-    loss_fn=lambda sr, hr: {"pixel": losses.l1(sr, hr)},
+    loss_fn=lambda sr, hr, _: {"pixel": losses.l1(sr, hr)},
     prepare=_as_is,
     ema_decay=ctor["ema_decay"],
   )
@@ -153,7 +153,8 @@ def test_the_game_is_the_recorded_one(name):
   ((layer, layer_weight),) = ctor["layer_weights"].items()
   features_fn = _features(nets["vgg"], layer)
 
-  def content(sr, hr):
+  def content(sr, hr, frozen):
+    del frozen  # these are small enough to close over
     perceptual, _ = losses.perceptual(
       sr, hr, features_fn=features_fn, layer_weights={layer: layer_weight}
     )

@@ -31,7 +31,7 @@ class Gain(nn.Module):
     return lr * self.param("gain", nn.initializers.constant(2.0), ())
 
 
-def _mse(sr, hr):
+def _mse(sr, hr, frozen):
   return {"pixel": losses.mse(sr, hr)}
 
 
@@ -97,7 +97,7 @@ def test_average_is_the_references():
   step = make_step_(
     Vector(),
     optimizer=optimizer,
-    loss_fn=lambda sr, hr: {"product": (sr * hr).sum()},
+    loss_fn=lambda sr, hr, _: {"product": (sr * hr).sum()},
     prepare=lambda batch, key: (batch["y"], batch["y"]),
     ema_decay=float(arrays["ema_decay"]),
   )
@@ -196,7 +196,7 @@ model = models.build("fsrcnn", scale=2, num_features=8, shrink_features=4,
                      num_blocks=1)
 optimizer = make_optimizer(constant(1e-2))
 step = make_step(model, optimizer=optimizer, ema_decay=0.9,
-                 loss_fn=lambda sr, hr: {"pixel": losses.mse(sr, hr)},
+                 loss_fn=lambda sr, hr, _: {"pixel": losses.mse(sr, hr)},
                  prepare=make_prepare(scale=2, channels=1), accumulate=2)
 def init(key):
   variables = model.init(key, jax.numpy.zeros((1, 8, 8, 1)))
