@@ -126,7 +126,7 @@ def _on_a_cpu(config: ConfigDict, *, psnr: bool) -> None:
   config.log_every = 100
   config.eval_every = 500
   if psnr:
-    config.steps = 6000
+    config.steps = 3500
     config.schedule = common.cosine(8e-4, config.steps, eta_min=1e-6)
     return
   config.steps = 2500
