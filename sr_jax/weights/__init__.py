@@ -1,5 +1,6 @@
 """Weights of others and our own: torch, MATLAB, ncnn, VGG19, safetensors."""
 
+from sr_jax.weights.interpolation import interpolate
 from sr_jax.weights.mat import load_mat
 from sr_jax.weights.native import load, save
 from sr_jax.weights.ncnn import load_ncnn, read_ncnn
@@ -9,6 +10,7 @@ from sr_jax.weights.vgg import load_vgg19
 
 __all__ = [
   "from_torch",
+  "interpolate",
   "load",
   "load_mat",
   "load_ncnn",
