@@ -130,10 +130,12 @@ def _on_a_cpu(config: ConfigDict, *, psnr: bool) -> None:
     config.schedule = common.cosine(8e-4, config.steps, eta_min=1e-6)
     return
   config.steps = 2500
-  config.schedule = common.multi_step(1e-4, 2000)
-  config.d_schedule = common.multi_step(1e-4, 2000)
+  config.schedule = common.multi_step(2e-4, 2000)
+  config.d_schedule = common.multi_step(2e-4, 2000)
   config.eval.metrics = "psnr,ssim,niqe"
-  config.perceptual.layer_weights = ConfigDict({"conv3_4": 1.0})
+  # Caffe's features are 500 times as large as torchvision's conv5_4.
+  config.perceptual.layer_weights = ConfigDict({"conv3_4": 2e-3})
+  config.adversarial.weight = 2e-2
   config.perceptual.vgg = "weights/vgg19_conv1_conv3.npz"
   config.discriminator = ConfigDict(
     {"name": "unet_discriminator", "num_features": 16}
