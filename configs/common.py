@@ -152,7 +152,8 @@ def base() -> Any:
         "criterion": "l1",
         # conv names are before the activation, relu names after it.
         "layer_weights": ConfigDict({"conv5_4": 1.0}),
-        # A weight file, under the folder of the sets or anywhere; "random".
+        # A weight file, under the folder of the sets or anywhere; empty is
+        # weights/vgg19.safetensors there; "random" is for tests of speed.
         "vgg": "",
         "input_norm": True,
         "range_norm": False,

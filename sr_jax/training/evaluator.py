@@ -143,7 +143,7 @@ class Evaluator:
     key = jax.random.key(self._config.seed)
     z = jax.random.normal(key, (rows * columns, self._parts.latent_features))
     samples = jax.jit(self._parts.model.apply)(variables, z)
-    images = benchmark.to_8_bits(jax.device_get(samples))
+    images = np.stack([benchmark.to_8_bits(x) for x in np.asarray(samples)])
     _, h, w, c = images.shape
     grid = images.reshape(rows, columns, h, w, c).swapaxes(1, 2)
     return grid.reshape(rows * h, columns * w, c)

@@ -34,6 +34,10 @@ LOSSES: dict[str, Callable[..., jax.Array]] = {
 }
 
 
+#: Under the folder of the sets, where `config.perceptual.vgg` names no file.
+_VGG = "weights/vgg19.safetensors"
+
+
 @dataclasses.dataclass(frozen=True)
 class Experiment:
   """What a config stands for, before any data or device is touched.
@@ -110,16 +114,21 @@ def build(config: Config) -> Experiment:
     if latent_features
     else (1, side // scale, side // scale, channels)
   )
-  shapes = jax.eval_shape(
-    model.init, jax.random.key(0), jax.ShapeDtypeStruct(input_shape, "float32")
-  )
+  inputs = jax.ShapeDtypeStruct(input_shape, "float32")
+  shapes = jax.eval_shape(model.init, jax.random.key(0), inputs)
   if not shapes:
     raise ValueError(
       f"model '{config.model.name}' has no parameters to train; evaluate it "
       f"with eval.py --weights={config.model.name}"
     )
+  made = jax.eval_shape(model.apply, shapes, inputs).shape
+  if made != hr_shape:
+    raise ValueError(
+      f"model '{config.model.name}' makes images of {made[1:]}, and the crops "
+      f"are {hr_shape[1:]}; change config.data.patch_size or config.model"
+    )
   schedule, optimizer = _optimizer(config, "schedule", "optimizer")
-  loss_fn, frozen = _loss_terms(config)
+  loss_fn, frozen = _loss_terms(config, hr_shape)
   margin = 0 if latent_features else degradations.MARGIN
   common: dict[str, Any] = {
     "optimizer": optimizer,
@@ -240,12 +249,14 @@ def _optimizer(
   return schedule, make(schedule)
 
 
-def _loss_terms(config: Config) -> tuple[LossTerms, Any]:
+def _loss_terms(
+  config: Config, hr_shape: tuple[int, ...]
+) -> tuple[LossTerms, Any]:
   """The content terms of the generator's loss, and what they need: frozen."""
   weight = config.loss.get("weight", 1.0)
   fields = {k: v for k, v in config.loss.items() if k != "weight"}
   pixel = checks.named(LOSSES, "loss", fields, later=("sr", "hr", "weight"))
-  features, frozen = _perceptual(config)
+  features, frozen = _perceptual(config, hr_shape)
   adversarial = bool(config.discriminator.name) and config.adversarial.weight
   if not 0 <= weight < math.inf or not (weight or features or adversarial):
     raise ValueError(
@@ -265,7 +276,9 @@ def _loss_terms(config: Config) -> tuple[LossTerms, Any]:
   return terms, frozen
 
 
-def _perceptual(config: Config) -> tuple[LossTerms | None, Any]:
+def _perceptual(
+  config: Config, hr_shape: tuple[int, ...]
+) -> tuple[LossTerms | None, Any]:
   """The terms on VGG19's features, if the recipe has any; its variables."""
   fields = config.perceptual
   style = fields.style_weight
@@ -277,16 +290,20 @@ def _perceptual(config: Config) -> tuple[LossTerms | None, Any]:
     "input_norm": fields.input_norm,
     "range_norm": fields.range_norm,
   }
+  model: Any
   if fields.vgg == "random":
     model = models.build("vgg19", **options)
     variables = jax.jit(model.init)(
       jax.random.key(0, impl="rbg"), jnp.zeros((1, 32, 32, 3))
     )
   else:
-    path = epath.Path(fields.vgg).expanduser()
-    if fields.vgg and not path.exists():
-      path = data_root(config.data.data_dir or None) / fields.vgg
-    model, variables = weights.load_vgg19(path, **options)
+    path = epath.Path(fields.vgg or _VGG).expanduser()
+    if not path.exists():
+      path = data_root(config.data.data_dir or None) / path
+    try:
+      model, variables = weights.load_vgg19(path, **options)
+    except FileNotFoundError as error:
+      raise FileNotFoundError(f"config.perceptual.vgg: {error}") from error
   model = model.clone(dtype=jnp.dtype(config.model.get("dtype", "float32")))
 
   def terms(sr: Any, hr: Any, frozen: Any) -> dict[str, jax.Array]:
@@ -303,14 +320,19 @@ def _perceptual(config: Config) -> tuple[LossTerms | None, Any]:
     return found | ({"style": style_term} if style else {})
 
   # What is wrong is told now, not when the step is traced.
-  image = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+  image = jax.ShapeDtypeStruct(hr_shape, jnp.float32)
   jax.eval_shape(terms, image, image, variables)
   return terms, jax.device_get(variables)
 
 
 def _discriminator(config: Config, hr_shape: tuple[int, ...]) -> Any:
   """The discriminator, once it is known to take the crops."""
-  discriminator = models.build(**config.discriminator)
+  # One dtype for the whole step, as VGG19 has it too.
+  fields = {
+    "dtype": config.model.get("dtype", "float32"),
+    **config.discriminator,
+  }
+  discriminator = models.build(**fields)
   wanted = getattr(discriminator, "input_shape", hr_shape[1:])
   if tuple(wanted) != hr_shape[1:]:
     raise ValueError(

@@ -18,6 +18,8 @@ def warm_start(
 ) -> tuple[TrainState, list[str]]:
   """Takes over what has the same path and shape in another network.
 
+  Parameters, and the running statistics of BatchNorm.
+
   Args:
     state: Of the new run, at step 0.
     source: A weight file, or the workdir of a run.
@@ -31,7 +33,9 @@ def warm_start(
     FileNotFoundError: no such file, or no weights in the workdir.
     ValueError: less than half is there, or what is not would stay frozen.
   """
-  given = dict(_by_path(load_network(source).variables["params"]))
+  variables = load_network(source).variables
+  given = dict(_by_path(variables.get("params", {})))
+  given_stats = dict(_by_path(variables.get("batch_stats", {})))
   params = state.generator.params
   missing = [
     path
@@ -50,17 +54,22 @@ def warm_start(
       f"{', and would be frozen as they begin' if frozen else ''}"
     )
 
-  def leaf(path: Any, x: jax.Array) -> jax.Array:
-    key = _text(path)
-    if key in missing:
-      return x
-    value = np.asarray(given[key])
-    return jax.make_array_from_callback(
-      x.shape, x.sharding, lambda index: value[index]
-    )
+  def taken(given: dict[str, Any], tree: Any) -> Any:
+    def leaf(path: Any, x: jax.Array) -> jax.Array:
+      found = given.get(_text(path))
+      if found is None or found.shape != x.shape:
+        return x
+      value = np.asarray(found)
+      return jax.make_array_from_callback(
+        x.shape, x.sharding, lambda index: value[index]
+      )
 
-  params = jax.tree_util.tree_map_with_path(leaf, params)
-  net = state.generator.replace(params=params)
+    return jax.tree_util.tree_map_with_path(leaf, tree)
+
+  params = taken(given, params)
+  net = state.generator.replace(
+    params=params, batch_stats=taken(given_stats, state.generator.batch_stats)
+  )
   if net.ema_params is not None:
     net = net.replace(ema_params=jax.tree.map(jnp.copy, params))
   return state.replace(generator=net), missing
