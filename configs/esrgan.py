@@ -30,6 +30,8 @@ Source:   BasicSR `train_RRDBNet_PSNR_x4.yml`, `train_ESRGAN_x4.yml`, which
           The paper trains on DF2K + OST, and halves 2e-4 every 2 * 10^5.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from configs import common
@@ -115,7 +117,7 @@ def get_config(argument: str = "") -> ConfigDict:
   return config
 
 
-def _on_a_cpu(config: ConfigDict, *, psnr: bool) -> None:
+def _on_a_cpu(config: Any, *, psnr: bool) -> None:
   """What half an hour trains."""
   config.name += "_cpu"
   config.data.train = "t91+bsd200"

@@ -75,4 +75,7 @@ def get_config(argument: str = "") -> ConfigDict:
   if "from" in pairs:
     config.init_from = pairs["from"]
     config.name += "_from"
-  return common.smoke(config) if "smoke" in words else config
+  if "smoke" in words:
+    config = common.smoke(config)
+    config.model.update(num_features=8, num_blocks=1)
+  return config

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from absl import flags
 
-from sr_jax import training
+from sr_jax import models, training
 from sr_jax.training import experiment
 
 _ROOT = pathlib.Path(__file__).parents[1]
@@ -17,7 +17,30 @@ _VARIANTS = {
   "quickstart": ["", "smoke"],
   "srcnn": ["", "x2", "x4,955", "935,adam", "mmagic", "mmagic,935", "smoke"],
   "fsrcnn": ["", "x2", "x4,small", "x3,adam", "x2,adam,from=RUN", "smoke"],
+  "msrresnet": ["", "x2", "x3", "x2,from=RUN", "cpu", "x4,cpu", "smoke"],
+  "srresnet": ["", "x2", "smoke"],
+  "edsr": ["", "x3", "x4,large", "x3,from=RUN", "smoke"],
+  "srgan": ["", "from=RUN", "paper", "paper,from=RUN", "smoke", "paper,smoke"],
+  "esrgan": [
+    "psnr",
+    "psnr,x2",
+    "psnr,x2,from=RUN",
+    "psnr,cpu",
+    "psnr,smoke",
+    "",
+    "x2",
+    "from=RUN",
+    "unet",
+    "unet,from=RUN",
+    "cpu,from=RUN",
+    "smoke",
+    "unet,smoke",
+    "cpu,smoke",
+  ],
+  "dcgan": ["", "cpu", "smoke"],
 }
+#: Recipes on Y; all others are on RGB, as their figures are.
+_ON_Y = ("quickstart", "srcnn", "fsrcnn")
 
 
 def _recipe(name, variant):
@@ -31,6 +54,19 @@ def _from_the_root(monkeypatch, tmp_path):
     flags.FLAGS.mark_as_parsed()
 
 
+@pytest.fixture
+def narrow_vgg(monkeypatch):
+  """VGG19 of two channels a layer: the full one takes seconds."""
+  build = models.build
+
+  def narrow(name, **arguments):
+    if name == "vgg19":
+      arguments["widths"] = (2,) * 5
+    return build(name, **arguments)
+
+  monkeypatch.setattr(models, "build", narrow)
+
+
 def test_every_recipe_is_tried():
   names = {p.stem for p in (_ROOT / "configs").glob("*.py")}
   assert names - {"common"} == set(_VARIANTS)
@@ -39,15 +75,25 @@ def test_every_recipe_is_tried():
 @pytest.mark.parametrize(
   ("name", "variant"), [(n, v) for n, vs in _VARIANTS.items() for v in vs]
 )
+@pytest.mark.usefixtures("narrow_vgg")
 def test_it_can_be_built(name, variant):
   config = _recipe(name, variant)
+  if config.perceptual.weight:
+    config.perceptual.vgg = "random"
   parts = experiment.build(config)
   assert config.name.startswith(name)
-  assert parts.channels == (3 if "mmagic" in variant else 1)
+  words = variant.split(",")
+  on_y = name in _ON_Y or (name == "msrresnet" and "cpu" in words)
+  assert parts.channels == (1 if on_y and "mmagic" not in words else 3)
+  against = name in ("srgan", "esrgan", "dcgan") and "psnr" not in words
+  assert (parts.discriminator is not None) == against
+  assert (parts.frozen is not None) == (against and name != "dcgan")
+  assert config.init_from == ("RUN" if "from=RUN" in words else "")
   # Every field is one that common.base() lists, so that flags reach it.
   base = importlib.import_module("configs.common").base()
   assert set(config) == set(base)
-  assert set(config.data) == set(base.data)
+  for section in ("data", "perceptual", "adversarial", "health", "eval"):
+    assert set(config[section]) == set(base[section])
 
 
 def test_variants_have_workdirs_of_their_own():
@@ -63,6 +109,11 @@ def test_variants_have_workdirs_of_their_own():
     ("fsrcnn", "x2,x3", "one scale at a time"),
     ("srcnn", "935,955", "one set of kernel sizes"),
     ("srcnn", "from=x", "no variant 'from=x'"),
+    ("esrgan", "psnr,unet", "psnr has no discriminator"),
+    ("esrgan", "x3", "no variant 'x3'"),
+    ("srgan", "papper", "did you mean 'paper'"),
+    ("edsr", "x3,x4", "one scale at a time"),
+    ("dcgan", "from=RUN", "no variant 'from=RUN'"),
   ],
 )
 def test_a_wrong_variant_is_named(name, variant, message):
@@ -87,34 +138,75 @@ def test_parts_of_a_batch_have_the_loss_of_the_whole(reduction):
   np.testing.assert_allclose(*losses, rtol=1e-5)
 
 
-def test_the_papers_numbers_are_in_the_recipes():
-  """RECIPES.md cards 1 and 2, Dong et al. 2016."""
-  fsrcnn = _recipe("fsrcnn", "x3")
-  assert (fsrcnn.data.patch_size, fsrcnn.optimizer.momentum) == (21, 0.9)
-  assert fsrcnn.data.scales == (1.0, 0.9, 0.8, 0.7, 0.6)
-  schedule = experiment.build(fsrcnn).schedule
-  assert schedule(0) == schedule(10**7) == 1e-3
-  assert tuple(fsrcnn.optimizer.multipliers) == (("deconv", 0.1),)
-  mmagic = _recipe("srcnn", "mmagic")
-  assert (mmagic.data.patch_size, mmagic.data.batch_size) == (128, 16)
-  schedule = experiment.build(mmagic).schedule
-  np.testing.assert_allclose(schedule(250_001), 2e-4, rtol=1e-6)
-  np.testing.assert_allclose(schedule(1_000_000), 1e-7)
-  srcnn = _recipe("srcnn", "")
-  assert (srcnn.data.patch_size, srcnn.data.batch_size) == (33, 128)
-  assert tuple(srcnn.optimizer.multipliers) == (("conv3", 0.1),)
+@pytest.mark.parametrize("name", ["srgan", "esrgan"])
+def test_without_vgg_the_command_that_makes_it_is_told(
+  name, monkeypatch, tmp_path
+):
+  monkeypatch.setenv("SR_JAX_DATA", str(tmp_path))
+  for file in ("", "weights/mine.safetensors"):
+    config = _recipe(name, "")
+    config.perceptual.vgg = file
+    with pytest.raises(FileNotFoundError) as caught:
+      experiment.build(config)
+    told = str(caught.value)
+    assert "config.perceptual.vgg" in told
+    assert str(tmp_path / (file or "weights/vgg19.safetensors")) in told
+    assert "python -m sr_jax.weights vgg19" in told
 
 
-@pytest.mark.parametrize("name", ["srcnn", "fsrcnn"])
-def test_smoke_runs(name, tmp_path, monkeypatch):
+@pytest.mark.data
+def test_the_cpu_recipe_has_features_of_real_weights(data_dir):
+  """VGG19 up to conv3_4, and no further."""
+  config = _recipe("esrgan", "cpu")
+  config.data.data_dir = str(data_dir)
+  parts = experiment.build(config)
+  assert set(parts.frozen["params"]) == {
+    "conv1_1",
+    "conv1_2",
+    "conv2_1",
+    "conv2_2",
+    "conv3_1",
+    "conv3_2",
+    "conv3_3",
+    "conv3_4",
+  }
+  assert parts.hr_shape == (1, 64, 64, 3)
+
+
+_SMOKES = [("srcnn", "smoke"), ("fsrcnn", "smoke"), ("edsr", "smoke")]
+_SLOW_SMOKES = [
+  ("msrresnet", "smoke"),
+  ("srresnet", "smoke"),
+  ("srgan", "smoke"),
+  ("srgan", "paper,smoke"),
+  ("esrgan", "psnr,smoke"),
+  ("esrgan", "smoke"),
+  ("esrgan", "unet,smoke"),
+]
+
+
+@pytest.mark.parametrize(
+  ("name", "variant"),
+  [
+    *_SMOKES,
+    *(pytest.param(*given, marks=pytest.mark.slow) for given in _SLOW_SMOKES),
+  ],
+)
+def test_smoke_runs(name, variant, tmp_path, monkeypatch):
   """The recipe's own optimizer on real photographs, without blowing up."""
   monkeypatch.setenv("SR_JAX_CACHE", str(tmp_path / "cache"))
-  config = _recipe(name, "smoke")
+  config = _recipe(name, variant)
   results = training.train(config, tmp_path / "run")
   assert np.isfinite(results["photos/psnr"])
   assert results["photos/psnr"] > 3  # black is 5 to 8 dB
   assert results["photos/bicubic_psnr"] > 25
   assert (tmp_path / "run" / "weights" / "last.safetensors").exists()
+
+
+def test_dcgan_smoke_runs(tmp_path, monkeypatch):
+  monkeypatch.setenv("SR_JAX_CACHE", str(tmp_path / "cache"))
+  training.train(_recipe("dcgan", "smoke"), tmp_path / "run")
+  assert (tmp_path / "run" / "samples" / "samples_0000004.png").exists()
 
 
 @pytest.mark.slow
