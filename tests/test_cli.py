@@ -22,6 +22,7 @@ def _train(*arguments, cwd, **env):
 
 
 _QUICKSTART = f"--config={_ROOT}/configs/quickstart.py"
+_ESRGAN = f"--config={_ROOT}/configs/esrgan.py"
 
 
 @pytest.mark.parametrize(
@@ -36,11 +37,14 @@ _QUICKSTART = f"--config={_ROOT}/configs/quickstart.py"
     ([_QUICKSTART, "--config.model.name=fsrnn"], "did you mean 'fsrcnn'"),
     ([_QUICKSTART, "--config.data.train=/nowhere"], "/nowhere"),
     ([_QUICKSTART, "surplus"], "'surplus' belongs to no flag"),
+    ([_QUICKSTART, "--aot=v9:2x2"], "--aot 'v9:2x2' is not one of"),
+    ([_ESRGAN], "python -m sr_jax.weights vgg19"),
   ],
   ids=lambda x: x if isinstance(x, str) else None,
 )
 def test_a_mistake_is_one_message(arguments, message, tmp_path):
-  run = _train(*arguments, cwd=tmp_path, SR_JAX_CACHE=str(tmp_path / "cache"))
+  env = {"SR_JAX_CACHE": str(tmp_path / "cache"), "SR_JAX_DATA": str(tmp_path)}
+  run = _train(*arguments, cwd=tmp_path, **env)
   assert run.returncode == 2
   assert message in run.stderr
   assert "Traceback" not in run.stderr
