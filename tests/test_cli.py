@@ -17,7 +17,13 @@ def _train(*arguments, cwd, **env):
     text=True,
     check=False,
     cwd=cwd,
-    env={**os.environ, "PYTHONPATH": str(_ROOT), **env},
+    # With libtpu installed, a look for TPUs would say that there are none.
+    env={
+      **os.environ,
+      "JAX_PLATFORMS": "cpu",
+      "PYTHONPATH": str(_ROOT),
+      **env,
+    },
   )
 
 
