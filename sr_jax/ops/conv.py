@@ -25,6 +25,11 @@ _Pads = tuple[tuple[int, int], tuple[int, int]]
 # channels in, and fewer than so many out (more fill the vector units anyway).
 _FOLD_IN, _FOLD_OUT = 16, 64
 
+# Where Eigen is the faster of XLA's two (`_threaded_conv`): so many rows that
+# one more is not much, too few columns for YNNPACK to share out, and channels
+# out that are worth its copies of patches.
+_MIN_ROWS, _WIDE_COLUMNS, _MIN_OUT = 8, 512, 16
+
 # Pixels of a batch that `_tap_products` takes at a time.
 _CACHED_PIXELS = 4096
 
@@ -221,7 +226,7 @@ def _conv_cpu(x: Array, kernel: Array, pads: _Pads) -> Array:
   fold = 4 if cout == 1 else 2 if thin else 1
   width = x.shape[2] + sum(pads[1]) - kw + 1
   if fold == 1 or kw == 1 or width < fold:
-    return _lax_conv(x, kernel, pads)
+    return _threaded_conv(x, kernel, pads)
   # Some columns of the output at a time, as a kernel that is wider by as many
   # taps with as many times the output channels: the added taps are zeros, but
   # the vector units are full.
@@ -237,6 +242,22 @@ def _conv_cpu(x: Array, kernel: Array, pads: _Pads) -> Array:
   columns = left, right + fold * groups - width
   y = _lax_conv(x, kernel, (rows, columns), stride=(1, fold))
   return y.reshape(*y.shape[:2], fold * groups, cout)[:, :, :width]
+
+
+def _threaded_conv(x: Array, kernel: Array, pads: _Pads) -> Array:
+  """The same convolution, by the one of XLA's two that uses all threads.
+
+  XLA gives a CPU's convolutions to YNNPACK, which shares out the columns and
+  channels of a row, but neither rows nor images, so that narrow images keep
+  one thread busy; but to Eigen, which shares out everything, those whose
+  output has more rows than x. So one is added, and cut off.
+  """
+  (top, bottom), columns = pads
+  rows = x.shape[1] + top + bottom - kernel.shape[0] + 1
+  narrow = x.shape[2] < _WIDE_COLUMNS and kernel.shape[3] >= _MIN_OUT
+  if rows != x.shape[1] or rows < _MIN_ROWS or not narrow:
+    return _lax_conv(x, kernel, pads)
+  return _lax_conv(x, kernel, ((top, bottom + 1), columns))[:, :rows]
 
 
 def _kernel_gradient_lax(

@@ -140,6 +140,30 @@ def test_conv2d_gradients_equal_definition(kernel_shape, pads):
   np.testing.assert_allclose(got_kernel, want_kernel, atol=2e-5)
 
 
+# As many rows out as in, and enough of them: one more is made on a CPU.
+@pytest.mark.parametrize(
+  ("kernel_shape", "pads"),
+  [
+    ((3, 3, 20, 18), ((1, 1), (1, 1))),
+    ((4, 2, 17, 16), ((0, 3), (0, 0))),
+    ((1, 3, 4, 64), ((0, 0), (2, 1))),
+  ],
+)
+def test_an_added_row_is_not_seen(kernel_shape, pads):
+  rng = np.random.default_rng(5)
+  x, kernel = _arrays(rng, (2, 9, 8, kernel_shape[2]), kernel_shape)
+  want = _naive_conv2d(x, kernel, 1, pads)
+  conv = jax.jit(lambda x, kernel: conv2d(x, kernel, padding=pads))
+  x, kernel = jnp.float32(x), jnp.float32(kernel)
+  np.testing.assert_allclose(conv(x, kernel), want, atol=2e-6)
+  lowered = {
+    platform: conv.trace(x, kernel).lower(lowering_platforms=(platform,))
+    for platform in ("cpu", "tpu")
+  }
+  assert "slice" in lowered["cpu"].as_text()
+  assert "slice" not in lowered["tpu"].as_text()
+
+
 def _lax_conv2d(x, kernel, padding):
   return jax.lax.conv_general_dilated(
     x,
