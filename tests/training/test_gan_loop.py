@@ -1,33 +1,15 @@
 """Adversarial runs of a few steps: what they leave, resume and roll back to."""
 
-import importlib
-import json
-import pathlib
 import shutil
 
 import cv2
 import jax
 import numpy as np
 import pytest
-from absl import flags
 
 from sr_jax import models, training, weights
 from sr_jax.weights.native import read_record
-
-_ROOT = pathlib.Path(__file__).parents[2]
-
-
-@pytest.fixture
-def images(tmp_path):
-  """Four pictures, smooth with texture."""
-  folder = tmp_path / "images"
-  folder.mkdir()
-  rng = np.random.default_rng(0)
-  for i in range(4):
-    small = rng.integers(0, 256, (9, 9, 3), dtype=np.uint8)
-    image = cv2.resize(small, (40, 40), interpolation=cv2.INTER_CUBIC)
-    cv2.imwrite(str(folder / f"{i}.png"), image)
-  return str(folder)
+from tests.training import runs
 
 
 def _tiny(config, images):
@@ -37,18 +19,6 @@ def _tiny(config, images):
   config.log_every, config.eval_every = 1, 2
   config.steps = 4
   return config
-
-
-@pytest.fixture
-def recipes(monkeypatch, tmp_path):
-  """From a recipe's name and variant to its config."""
-  monkeypatch.setenv("SR_JAX_CACHE", str(tmp_path / "cache"))
-  monkeypatch.syspath_prepend(str(_ROOT))
-  if not flags.FLAGS.is_parsed():
-    flags.FLAGS.mark_as_parsed()
-  return lambda name, variant="": importlib.import_module(
-    f"configs.{name}"
-  ).get_config(variant)
 
 
 @pytest.fixture
@@ -90,24 +60,6 @@ def config(recipes, images, monkeypatch):
   return config
 
 
-def _lines(workdir):
-  text = (workdir / "metrics.jsonl").read_text()
-  return [json.loads(line) for line in text.splitlines()]
-
-
-def _final(workdir, step):
-  """Every array of a checkpoint, read without our own code's restore."""
-  import orbax.checkpoint as ocp
-
-  with ocp.StandardCheckpointer() as reader:
-    return reader.restore(workdir / "checkpoints" / str(step) / "state")
-
-
-def _assert_equal(a, b):
-  assert jax.tree.structure(a) == jax.tree.structure(b)
-  jax.tree.map(np.testing.assert_array_equal, a, b)
-
-
 def _networks(state):
   return state["generator"], state["discriminator"]
 
@@ -127,14 +79,14 @@ def test_an_adversarial_run_resumes_exactly(config, tmp_path, capsys):
   training.train(config, broken)
   config.steps = 4
   training.train(config, broken)
-  _assert_equal(_final(whole, 4), _final(broken, 4))
+  runs.assert_equal(runs.final_state(whole, 4), runs.final_state(broken, 4))
   strip = lambda lines: [
     {k: v for k, v in x.items() if k != "images_per_second"} for x in lines
   ]
-  assert strip(_lines(whole)) == strip(_lines(broken))
+  assert strip(runs.lines(whole)) == strip(runs.lines(broken))
 
   # Both networks and their optimizers are in the checkpoint, and moved.
-  two, four = _final(whole, 2), _final(whole, 4)
+  two, four = runs.final_state(whole, 2), runs.final_state(whole, 4)
   for a, b in zip(_networks(two), _networks(four), strict=True):
     for part in ("params", "batch_stats", "opt_state"):
       assert _differ(a[part], b[part]), part
@@ -146,7 +98,7 @@ def test_an_adversarial_run_resumes_exactly(config, tmp_path, capsys):
   record = read_record(whole / "weights" / "last.safetensors")
   assert record["figures"]["images/psnr"] == results["images/psnr"]
   _, variables = weights.load(whole / "weights" / "last.safetensors")
-  _assert_equal(
+  runs.assert_equal(
     jax.tree.map(np.asarray, dict(variables)),
     {
       "params": four["generator"]["ema_params"],
@@ -157,7 +109,7 @@ def test_an_adversarial_run_resumes_exactly(config, tmp_path, capsys):
   count = sum(x.size for x in jax.tree.leaves(four["discriminator"]["params"]))
   assert f"against dcgan_discriminator, {count:,} parameters" in out
   assert "D(real) " in out
-  line = [x for x in _lines(whole) if "loss" in x][-1]
+  line = [x for x in runs.lines(whole) if "loss" in x][-1]
   terms = ("pixel", "perceptual", "adversarial")
   np.testing.assert_allclose(
     line["loss"], sum(line[f"loss/{term}"] for term in terms), rtol=1e-5
@@ -187,7 +139,7 @@ def test_a_saturated_run_is_told_stopped_or_rolled_back(
   assert "is saturated:" not in capsys.readouterr().err
   for copy in ("warn", "stop", "none"):
     shutil.copytree(tmp_path / "run", tmp_path / copy)
-  two = _final(tmp_path / "run", 2)
+  two = runs.final_state(tmp_path / "run", 2)
   config.steps, config.eval_every = 4, 1
   config.health.max_gap = 1e-9
 
@@ -201,11 +153,11 @@ def test_a_saturated_run_is_told_stopped_or_rolled_back(
   # Step 3 was not well and left no checkpoint to come back to.
   steps = {int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir()}
   assert steps == {2, 4}
-  four = _final(tmp_path / "run", 4)
+  four = runs.final_state(tmp_path / "run", 4)
   for a, b in zip(_networks(two), _networks(four), strict=True):
-    _assert_equal(a, b)
+    runs.assert_equal(a, b)
   assert (int(two["step"]), int(four["step"])) == (2, 4)
-  assert [x["step"] for x in _lines(tmp_path / "run") if "loss" in x] == [
+  assert [x["step"] for x in runs.lines(tmp_path / "run") if "loss" in x] == [
     1,
     2,
     3,
@@ -230,7 +182,9 @@ def test_a_saturated_run_is_told_stopped_or_rolled_back(
   out = capsys.readouterr().err
   assert "for 2 log period(s) on end" in out
   assert "rolled back" not in out
-  assert _differ(_networks(two), _networks(_final(tmp_path / "warn", 4)))
+  assert _differ(
+    _networks(two), _networks(runs.final_state(tmp_path / "warn", 4))
+  )
 
 
 def test_a_rollback_before_any_checkpoint_stops(config, tmp_path):
@@ -258,9 +212,9 @@ def test_it_begins_from_a_run_for_psnr(config, recipes, images, tmp_path):
   config.init_from = str(tmp_path / "psnr" / "weights" / "last.safetensors")
   config.steps = config.d_init_steps = 2
   training.train(config, tmp_path / "gan")
-  state = _final(tmp_path / "gan", 2)["generator"]
+  state = runs.final_state(tmp_path / "gan", 2)["generator"]
   given = jax.tree.map(np.asarray, dict(given))
-  _assert_equal(state["params"], given["params"])
+  runs.assert_equal(state["params"], given["params"])
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6),
     state["ema_params"],
@@ -273,7 +227,7 @@ def test_it_begins_from_a_run_for_psnr(config, recipes, images, tmp_path):
   assert counts == [2, 4]
   assert all(
     "loss" not in x and "d_loss" in x
-    for x in _lines(tmp_path / "gan")
+    for x in runs.lines(tmp_path / "gan")
     if "d_gap" in x
   )
 
@@ -304,7 +258,7 @@ def test_a_dcgan_leaves_a_grid_of_samples(recipes, images, tmp_path):
   first = cv2.imread(str(samples[0]))[..., ::-1]
   assert 0 < np.abs(np.float64(first) - image).mean() < 30
   assert not (tmp_path / "run" / "weights" / "best.safetensors").exists()
-  assert "loss" in _lines(tmp_path / "run")[0]
+  assert "loss" in runs.lines(tmp_path / "run")[0]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,39 @@
+"""What the tests of whole runs share: their pictures, and what they leave."""
+
+import json
+import pathlib
+
+import cv2
+import jax
+import numpy as np
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def pictures(folder, count=4, side=40):
+  """Photograph-like pictures, smooth with texture."""
+  folder.mkdir(parents=True, exist_ok=True)
+  rng = np.random.default_rng(0)
+  for i in range(count):
+    small = rng.integers(0, 256, (9, 9, 3), dtype=np.uint8)
+    image = cv2.resize(small, (side, side), interpolation=cv2.INTER_CUBIC)
+    cv2.imwrite(str(folder / f"{i}.png"), image)
+  return folder
+
+
+def lines(workdir):
+  text = (workdir / "metrics.jsonl").read_text()
+  return [json.loads(line) for line in text.splitlines()]
+
+
+def final_state(workdir, step):
+  """Every array of a checkpoint, read without our own code's restore."""
+  import orbax.checkpoint as ocp
+
+  with ocp.StandardCheckpointer() as reader:
+    return reader.restore(workdir / "checkpoints" / str(step) / "state")
+
+
+def assert_equal(a, b):
+  assert jax.tree.structure(a) == jax.tree.structure(b)
+  jax.tree.map(np.testing.assert_array_equal, a, b)
