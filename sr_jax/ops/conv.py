@@ -26,9 +26,9 @@ _Pads = tuple[tuple[int, int], tuple[int, int]]
 _FOLD_IN, _FOLD_OUT = 16, 64
 
 # Where Eigen is the faster of XLA's two (`_threaded_conv`): so many rows that
-# one more is not much, too few columns for YNNPACK to share out, and channels
-# out that are worth its copies of patches.
-_MIN_ROWS, _WIDE_COLUMNS, _MIN_OUT = 8, 512, 16
+# one more is not much, so many products a tap that sharing them out pays, and
+# columns, or columns times channels out, too few for YNNPACK to do so.
+_MIN_ROWS, _MIN_PRODUCTS, _WIDE_COLUMNS, _WIDE_OUTPUT = 8, 2**21, 128, 128 * 64
 
 # Pixels of a batch that `_tap_products` takes at a time.
 _CACHED_PIXELS = 4096
@@ -253,9 +253,12 @@ def _threaded_conv(x: Array, kernel: Array, pads: _Pads) -> Array:
   output has more rows than x. So one is added, and cut off.
   """
   (top, bottom), columns = pads
-  rows = x.shape[1] + top + bottom - kernel.shape[0] + 1
-  narrow = x.shape[2] < _WIDE_COLUMNS and kernel.shape[3] >= _MIN_OUT
-  if rows != x.shape[1] or rows < _MIN_ROWS or not narrow:
+  batch, height, width, cin = x.shape
+  kh, cout = kernel.shape[0], kernel.shape[3]
+  rows = height + top + bottom - kh + 1
+  narrow = width < _WIDE_COLUMNS or width * cout < _WIDE_OUTPUT
+  work = batch * height * width * cin * cout
+  if rows != height or rows < _MIN_ROWS or work < _MIN_PRODUCTS or not narrow:
     return _lax_conv(x, kernel, pads)
   return _lax_conv(x, kernel, ((top, bottom + 1), columns))[:, :rows]
 
