@@ -146,9 +146,11 @@ def draw_windows(
       f"a clip of {lengths.min()} frames has no window of {num_frames} frames "
       f"with interval {choices.max()}; it takes at least {most + 1}"
     )
-  # Of the first word 53 bits for the place and the lowest for the direction.
+  # Bits that the flip and the place of a crop (`crops`) leave over: 53 of the
+  # first word for the start and the next for the direction, and the lower half
+  # of the second for the interval.
   unit = (words[:, 0] >> 11) * 2.0**-53
-  which = (words[:, 1] >> 32) * 2.0**-32 * len(choices)
+  which = (words[:, 1] & 0xFFFFFFFF) * 2.0**-32 * len(choices)
   steps = choices[which.astype(np.int64)]
   counts = lengths - (num_frames - 1) * steps
   starts = ((parts + unit) * counts / part_counts).astype(np.int64)
@@ -156,7 +158,7 @@ def draw_windows(
   starts = np.minimum(starts, counts - 1)
   frames = starts[:, None] + steps[:, None] * np.arange(num_frames)
   if random_reverse:
-    backwards = (words[:, 0] & 1).astype(bool)
+    backwards = (words[:, 0] >> 10 & 1).astype(bool)
     frames[backwards] = frames[backwards, ::-1]
   return frames
 
