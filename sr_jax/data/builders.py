@@ -1,18 +1,21 @@
-"""TFDS builders: images to ArrayRecord files, without TensorFlow.
+"""TFDS builders: images and clips to ArrayRecord files, without TensorFlow.
 
 Records hold decoded pixels. A PNG takes 5 to 10 times longer to decode than
 such a record takes to read, and every crop pays for it (docs/data.md has the
-measurement and what it costs on disk).
+measurement and what it costs on disk). Of a clip each frame is a record of its
+own, so that a window of frames is read without the rest.
 """
 
 import contextlib
 import dataclasses
 import hashlib
 import io
+import itertools
 import json
 import math
 import os
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import rich.console
@@ -34,14 +37,14 @@ class SubImagesConfig(tfds.core.BuilderConfig):
 
   Attributes:
     source: The files.
-    sub_image_size: Larger images are cut into tiles of this side.
+    sub_image_size: Larger images are cut into tiles of this side; None: none.
     sub_image_step: Distance between tiles.
     scales: Sizes at which every image is taken; 1.0 is the image itself.
     scale: HR side over LR side of a paired source, else None.
   """
 
   source: sources.Source
-  sub_image_size: int
+  sub_image_size: int | None
   sub_image_step: int
   scales: tuple[float, ...]
   scale: int | None
@@ -51,7 +54,12 @@ class SubImages(
   tfds.core.GeneratorBasedBuilder,
   skip_registration=True,  # pyright: ignore[reportGeneralTypeIssues, reportCallIssue]
 ):
-  """Sub-images of a set or folder: `hr`, `lr` where paired, and `name`."""
+  """Sub-images of a set or folder: `hr`, `lr` where paired, and `name`.
+
+  Of clips they are those of the frames: first all of the first frame, then all
+  of the second. What a crop is cut from, its unit, is a sub-image; of a clip
+  it is the same sub-image of all frames.
+  """
 
   VERSION = tfds.core.Version(_VERSION)
   builder_config: SubImagesConfig
@@ -75,41 +83,67 @@ class SubImages(
     )
 
   @property
-  def records(self) -> list[tuple[str, transforms.Tile]]:
-    """File, and place in it, of each record in order."""
+  def units(self) -> list[tuple[str, transforms.Tile]]:
+    """File or clip, and place in it, of each unit in order."""
     stored = (self.info.metadata or {})["records"]
     return [
       (name, transforms.Tile(*place, edges=tuple(edges)))
       for name, *place, edges in stored
     ]
 
+  @property
+  def rows(self) -> list[range]:
+    """The records of each unit: one, or of a clip one a frame."""
+    metadata = self.info.metadata or {}
+    spans = metadata.get("clips") or [
+      (i, i + 1, 1) for i in range(len(metadata["records"]))
+    ]
+    return [range(*span) for span in spans]
+
   def _split_generators(self, dl_manager):
     del dl_manager
     return {self.builder_config.source.split: self._generate_examples()}
 
   def _generate_examples(self) -> Iterator[tuple[int, dict]]:
-    config, records = self.builder_config, []
-    files = config.source.hr
+    config, row = self.builder_config, 0
+    source = config.source
+    units, spans = [], []
     console = rich.console.Console(stderr=True)
-    for i in rich.progress.track(
-      range(len(files)),
-      f"Preparing {config.source.name}",
-      console=console,
-      disable=not console.is_terminal,
-      transient=True,
-    ):
-      for name, tile, example in _examples(config, i):
-        yield len(records), example
-        records.append([name, *dataclasses.astuple(tile)])
+    files = iter(
+      rich.progress.track(
+        range(len(source.hr)),
+        f"Preparing {source.name}",
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+      )
+    )
+    groups = source.clips or [(str(path), 1) for path in source.hr]
+    for name, length in groups:
+      first, tiles = row, []
+      for i in itertools.islice(files, length):
+        found = []
+        for tile, example in _examples(config, i):
+          yield row, example
+          row += 1
+          found.append(tile)
+        if tiles and found != tiles:
+          raise ValueError(_uneven(name, source.hr[i], found, tiles))
+        tiles = found
+      for k, tile in enumerate(tiles):
+        units.append([name, *dataclasses.astuple(tile)])
+        spans.append([first + k, row, len(tiles)])
     metadata = self.info.metadata
     if metadata is not None:  # it never is: _info made it
-      metadata["records"] = records
+      metadata["records"] = units
+      if source.clips:
+        metadata["clips"] = spans
 
 
 def prepare(
   source: sources.Source,
   *,
-  sub_image_size: int = 480,
+  sub_image_size: int | None = 480,
   sub_image_step: int = 240,
   scales: Sequence[float] = (1.0,),
   scale: int | None = None,
@@ -122,8 +156,9 @@ def prepare(
   into place when whole: an interrupted one is never taken for it.
 
   Args:
-    source: From `sources.resolve`.
-    sub_image_size: Images with a longer side are cut into tiles of this side.
+    source: From `sources.resolve` or `clips.resolve_clips`.
+    sub_image_size: Images with a longer side are cut into tiles of this side;
+      None leaves them whole.
     sub_image_step: Distance between them.
     scales: Sizes at which every image is taken, by MATLAB's bicubic; FSRCNN's
       augmentation is (1.0, 0.9, 0.8, 0.7, 0.6).
@@ -136,9 +171,10 @@ def prepare(
 
   Raises:
     ValueError: an option is out of range, or an image is corrupt or does not
-      fit its LR partner (names the file), or cache_dir is not a file system.
+      fit its LR partner (names the file), or the frames of a clip differ in
+      size, or cache_dir is not a file system.
   """
-  if not 1 <= sub_image_step <= sub_image_size:
+  if sub_image_size and not 1 <= sub_image_step <= sub_image_size:
     raise ValueError(
       f"sub_image_step {sub_image_step} must be between 1 and sub_image_size "
       f"{sub_image_size}: a larger one would leave pixels out"
@@ -207,15 +243,19 @@ def _digest(config: SubImagesConfig) -> str:
   for path in (*source.hr, *(source.lr or ())):
     stat = path.stat()
     files.append([str(path), stat.length, stat.mtime])
-  key = [_VERSION, config.sub_image_size, config.sub_image_step, config.scales]
-  text = json.dumps([*key, config.scale, bool(source.lr), files])
+  key: list[Any] = [_VERSION, config.sub_image_size, config.sub_image_step]
+  key.append(config.scales)
+  key += [config.scale, bool(source.lr), files]
+  if source.clips:
+    key.append(source.clips)
+  text = json.dumps(key)
   return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _examples(
   config: SubImagesConfig, i: int
-) -> Iterator[tuple[str, transforms.Tile, dict]]:
-  """`(name, tile, example)` of each sub-image of one file."""
+) -> Iterator[tuple[transforms.Tile, dict]]:
+  """`(tile, example)` of each sub-image of one file."""
   path = config.source.hr[i]
   image = sources.read_image(path)
   lr, ratio = None, config.scale or 1
@@ -224,13 +264,30 @@ def _examples(
     image = _match(image, lr, ratio, path, config.source.lr[i])
   for size in config.scales:
     hr = image if size == 1 else _resize(image, size)
+    side = config.sub_image_size or max(hr.shape[:2])
     for tile in transforms.tiles(
-      *hr.shape[:2], size=config.sub_image_size, step=config.sub_image_step
+      *hr.shape[:2], size=side, step=config.sub_image_step
     ):
       example = {"hr": _crop(hr, tile), "name": path.name}
       if lr is not None:
         example["lr"] = _crop(lr, tile, ratio)
-      yield str(path), tile, example
+      yield tile, example
+
+
+def _uneven(
+  clip: str,
+  path: epath.Path,
+  found: list[transforms.Tile],
+  tiles: list[transforms.Tile],
+) -> str:
+  size, before = (
+    f"{max(t.top + t.height for t in x)}x{max(t.left + t.width for t in x)}"
+    for x in (found, tiles)
+  )
+  return (
+    f"{path} is {size}, but the frames before it of clip {clip!r} are "
+    f"{before}; the frames of a clip have one size"
+  )
 
 
 def _resize(image: np.ndarray, size: float) -> np.ndarray:

@@ -9,6 +9,10 @@ images): epoch `e` is a permutation keyed by (seed, e), and crop `p` takes the
 `p`-th block of one counter-based Philox stream. So neither the number of
 workers or hosts, nor the batch size, nor a restart changes what crop comes at
 which position.
+
+Of clips a window of frames stands for an image: an epoch goes through as many
+of them as there are, and a crop is at the same place, and flipped the same
+way, in all of its frames.
 """
 
 import functools
@@ -19,8 +23,11 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from sr_jax.data import builders, transforms
+from sr_jax.data import builders, temporal, transforms
 from sr_jax.types import Batch
+
+#: Frames of the clips, or that they are images.
+_Frames = np.ndarray | None
 
 #: Key of the stream that places crops; epoch e is shuffled by key e + 1.
 _CROPS = 0
@@ -50,34 +57,53 @@ class Crops:
     epochs: int | None,
     drop_remainder: bool,
     paired: bool,
+    border: str = "symmetric",
+    num_frames: int | None = None,
+    intervals: Sequence[int] = (1,),
+    random_reverse: bool = False,
+    mirror: bool = False,
   ):
     self.seed, self.augment, self.paired = seed, augment, paired
     self.scale, self.crops_per_image = scale, crops_per_image
+    self.num_frames, self.intervals = num_frames, tuple(intervals)
+    self.random_reverse, self.mirror = random_reverse, mirror
     self.shard_index, self.shard_count = shard_index, shard_count
     self.group = batch_size * crops_per_image
     self.keep = False
-    self._kept: dict[int, list[np.ndarray]] = {}
-    self.records: list[tuple[str, str, int]] = []  # build, split, row
+    self._kept: dict[tuple[int, int], list[np.ndarray]] = {}
+    self.units: list[tuple[str, str, range]] = []  # build, split, rows
     self.windows: list[transforms.Window] = []
     self.num_bytes = 0
+    counts = []
     for builder in built:
       split = next(iter(builder.info.splits))
-      for i, (name, tile) in enumerate(builder.records):
+      for (name, tile), rows in zip(builder.units, builder.rows, strict=True):
         where = transforms.window(
-          tile, patch_size=patch_size, scale=scale, margin=margin
+          tile, patch_size=patch_size, scale=scale, margin=margin, border=border
         )
         if min(where.rows, where.columns) < 1:
           raise ValueError(_too_small(name, tile, patch_size, margin * scale))
-        self.records.append((str(builder.data_path), split, i))
+        count = 1
+        if num_frames is not None:
+          count = temporal.num_windows(len(rows), num_frames, max(intervals))
+        if count < 1:
+          raise ValueError(_too_short(name, rows, num_frames, max(intervals)))
+        counts.append(count)
+        self.units.append((str(builder.data_path), split, rows))
         self.windows.append(where)
-        self.num_bytes += 3 * tile.height * tile.width
+        self.num_bytes += 3 * tile.height * tile.width * len(rows)
     self._rows = np.array([w.rows for w in self.windows])
     self._columns = np.array([w.columns for w in self.windows])
+    self._lengths = np.array([len(rows) for _, _, rows in self.units])
+    # Of what an epoch goes through: its unit, and which of the unit's it is.
+    self._counts = np.array(counts)
+    self._unit = np.repeat(np.arange(len(counts)), counts)
+    self._part = np.concatenate([np.arange(count) for count in counts])
     self.side = patch_size + 2 * margin * scale
     if epochs is None:
       self._total, self._length = None, sys.maxsize
     else:
-      self._total = epochs * len(self.records)
+      self._total = epochs * self.num_images
       full, rest = divmod(self._total, self.group * shard_count)
       share = rest // shard_count
       if drop_remainder and share * crops_per_image < batch_size:
@@ -88,58 +114,89 @@ class Crops:
       self._length = full + more
     if not self._length:
       raise ValueError(
-        f"{len(self.records)} images give no batch of {batch_size} in "
-        f"{epochs} epochs over {shard_count} shards; lower batch_size"
+        f"{self.num_images} {'windows' if num_frames else 'images'} give no "
+        f"batch of {batch_size} in {epochs} epochs over {shard_count} shards; "
+        "lower batch_size"
       )
+
+  @property
+  def num_images(self) -> int:
+    """Images, or windows of frames, in an epoch of all shards together."""
+    return len(self._unit)
 
   def __len__(self) -> int:
     return self._length
 
   def __getitem__(self, index: int) -> Batch:
     first, count = self._positions(index)
-    times, n = self.crops_per_image, len(self.records)
+    times, n = self.crops_per_image, self.num_images
     positions = np.arange(first, first + count)
     images = np.empty(count, np.int64)
     for epoch in range(first // n, (first + count - 1) // n + 1):
       here = positions // n == epoch
       images[here] = self._order(epoch)[positions[here] % n]
-    images = np.repeat(images, times)
     # Philox gives four words at each step of its counter: one step a crop.
     key = np.array([self.seed, _CROPS], np.uint64)
     philox = np.random.Philox(key=key, counter=first * times)
-    draws = philox.random_raw(4 * len(images)).reshape(-1, 4)
+    draws = philox.random_raw(4 * count * times).reshape(-1, 4)
+    frames = self._frames(images, draws[::times, 2:])
+    units = np.repeat(self._unit[images], times)
     unit = (draws[:, :2] >> 11) * 2.0**-53
-    rows = (unit[:, 0] * self._rows[images]).astype(np.int64)
-    columns = (unit[:, 1] * self._columns[images]).astype(np.int64)
+    rows = (unit[:, 0] * self._rows[units]).astype(np.int64)
+    columns = (unit[:, 1] * self._columns[units]).astype(np.int64)
     flips = (draws[:, 2] & 7).astype(np.int64) * self.augment
     # One image's crops go to different places of the chunk.
     place = np.argsort(draws[:, 3]) if times > 1 else np.arange(count)
     slot = np.empty_like(place)
     slot[place] = np.arange(len(place))
-    crops = np.stack([slot, images, rows, columns, flips], axis=1)
-    return self._cut(crops.tolist())
+    crops = np.stack([slot, units, rows, columns, flips], axis=1)
+    return self._cut(crops.tolist(), frames)
 
   def __getstate__(self) -> dict[str, Any]:
     return {**self.__dict__, "_kept": {}}  # workers keep images of their own
 
-  def _cut(self, crops: list[list[int]]) -> Batch:
-    """Writes each crop `(slot, image, row, column, flip)` to its slot."""
+  def _frames(self, images: np.ndarray, words: np.ndarray) -> _Frames:
+    """The frames of each window, `[n, t]`; of images there are none."""
+    if self.num_frames is None:
+      return None
+    units = self._unit[images]
+    return temporal.draw_windows(
+      words,
+      lengths=self._lengths[units],
+      parts=self._part[images],
+      part_counts=self._counts[units],
+      num_frames=self.num_frames,
+      intervals=self.intervals,
+      random_reverse=self.random_reverse,
+    )
+
+  def _cut(self, crops: list[list[int]], frames: _Frames) -> Batch:
+    """Writes each crop `(slot, unit, row, column, flip)` to its slot."""
     count, side, small = len(crops), self.side, self.side // self.scale
-    hr = np.empty((count, side, side, 3), np.uint8)
-    lr = np.empty((count, small, small, 3), np.uint8) if self.paired else None
-    last: int | None = None
-    pixels: list[np.ndarray] = []
-    for slot, image, row, column, flip in crops:
-      if image != last:  # the crops of an image come one after another
-        last, pixels = image, self._pixels(image)
-      where = self.windows[image]
-      hr[slot] = transforms.dihedral(
-        transforms.cut(pixels[0], where, row, column), flip
-      )
-      if lr is not None:
-        part = pixels[1][row : row + small, column : column + small]
-        lr[slot] = transforms.dihedral(part, flip)
-    return {"hr": hr} if lr is None else {"hr": hr, "lr": lr}
+    # An image is a clip of one frame.
+    times = self.num_frames or 1
+    hr = np.empty((count, times, side, side, 3), np.uint8)
+    lr = None
+    if self.paired:
+      lr = np.empty((count, times, small, small, 3), np.uint8)
+    pixels: list[list[np.ndarray]] = []
+    for i, (slot, unit, row, column, flip) in enumerate(crops):
+      if i % self.crops_per_image == 0:  # the crops of one come together
+        window = [0] if frames is None else frames[i // self.crops_per_image]
+        pixels = self._pixels(unit, [int(frame) for frame in window])
+      where = self.windows[unit]
+      for t, images in enumerate(pixels):
+        crop = transforms.cut(images[0], where, row, column)
+        hr[slot, t] = transforms.dihedral(crop, flip)
+        if lr is not None:
+          part = images[1][row : row + small, column : column + small]
+          lr[slot, t] = transforms.dihedral(part, flip)
+    batch: Batch = {"hr": hr} if lr is None else {"hr": hr, "lr": lr}
+    if frames is None:
+      return {key: value[:, 0] for key, value in batch.items()}
+    if self.mirror:
+      return {k: temporal.mirror_extend(v) for k, v in batch.items()}
+    return batch
 
   def _positions(self, index: int) -> tuple[int, int]:
     """First position and number of the images of this shard's chunk."""
@@ -154,17 +211,20 @@ class Crops:
     return first + before, share + (self.shard_index < odd)
 
   def _order(self, epoch: int) -> np.ndarray:
-    return _permutation(self.seed, epoch, len(self.records))
+    return _permutation(self.seed, epoch, self.num_images)
 
-  def _pixels(self, index: int) -> list[np.ndarray]:
-    pixels = self._kept.get(index)
-    if pixels is None:
-      path, split, i = self.records[index]
-      record = _open(path, split)[i]
-      pixels = [record[key] for key in ("hr", "lr") if key in record]
-      if self.keep:
-        self._kept[index] = pixels
-    return pixels
+  def _pixels(self, unit: int, frames: list[int]) -> list[list[np.ndarray]]:
+    """HR, and LR where paired, of frames of a unit."""
+    path, split, rows = self.units[unit]
+    read = {}
+    for frame in frames:
+      if (unit, frame) not in self._kept:
+        record = _open(path, split)[rows[frame]]
+        read[unit, frame] = [record[k] for k in ("hr", "lr") if k in record]
+    if self.keep:
+      self._kept |= read
+      read = self._kept
+    return [read[unit, frame] for frame in frames]
 
 
 @functools.lru_cache(maxsize=8)
@@ -180,6 +240,17 @@ def _open(path: str, split: str):
   """One reader for each build and process; they do not travel to workers."""
   builder = tfds.builder_from_directory(path)
   return builder.as_data_source(split)  # pyright: ignore[reportCallIssue]
+
+
+def _too_short(
+  name: str, rows: range, num_frames: int | None, interval: int
+) -> str:
+  span = ((num_frames or 1) - 1) * interval + 1
+  what = f" with interval {interval}" if interval > 1 else ""
+  return (
+    f"clip {name!r} has {len(rows)} frames, and a window of num_frames "
+    f"{num_frames}{what} takes {span}; lower num_frames or remove the clip"
+  )
 
 
 def _too_small(

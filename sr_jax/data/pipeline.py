@@ -12,7 +12,7 @@ from typing import Any
 import grain
 from absl import flags
 
-from sr_jax.data import builders, sources
+from sr_jax.data import builders, clips, sources, transforms
 from sr_jax.data.crops import Crops
 from sr_jax.types import Batch
 
@@ -26,8 +26,8 @@ class Loader:
   Attributes:
     iterator: The grain iterator beneath, which Orbax saves as it is. Its state
       is that of the batches handed out, whatever has been prefetched.
-    num_images: Records in an epoch: images, or the sub-images they were cut
-      into, of all shards together.
+    num_images: What an epoch goes through, of all shards together: images, or
+      the sub-images they were cut into; of clips windows of frames.
     paired: Whether batches have "lr".
   """
 
@@ -77,7 +77,7 @@ def make_loader(
   seed: int,
   data_dir: str | os.PathLike | None = None,
   cache_dir: str | os.PathLike | None = None,
-  sub_image_size: int = 480,
+  sub_image_size: int | None = None,
   sub_image_step: int = 240,
   scales: Sequence[float] = (1.0,),
   crops_per_image: int = 1,
@@ -88,29 +88,37 @@ def make_loader(
   shard_count: int = 1,
   epochs: int | None = None,
   drop_remainder: bool = True,
+  border: str = "symmetric",
+  num_frames: int | None = None,
+  interval: int | Sequence[int] = 1,
+  random_reverse: bool = False,
+  mirror: bool = False,
 ) -> Loader:
   """Opens a stream of training batches, building records where needed.
 
   Args:
     spec: A set ("t91"), "photos" (its training split), a folder, several
-      joined by "+", or pairs as "HR_FOLDER:lr=LR_FOLDER"; see `sources`.
+      joined by "+", or pairs as "HR_FOLDER:lr=LR_FOLDER"; see `sources`, and
+      for clips `clips`.
     batch_size: Crops in a batch of this shard.
     patch_size: Side of the crop in HR pixels without margin, a multiple of
       scale.
     scale: HR side over LR side; crops start at multiples of it.
     margin: LR pixels of context on each side of the crop, so that "hr" has
-      side `patch_size + 2 * margin * scale`; past the image's border it is
-      mirrored, as in MATLAB. Paired sets need none and get none.
+      side `patch_size + 2 * margin * scale`. Paired sets need none and get
+      none.
     seed: Of shuffling, cropping and flipping.
     data_dir: Directory that holds the named sets; by default the environment
       variable SR_JAX_DATA, else ~/data.
     cache_dir: Where builds are kept; by default the environment variable
       SR_JAX_CACHE, else ~/.cache/sr_jax/tfds.
     sub_image_size: Larger images are cut into tiles of this side when built.
+      By default 480, and the frames of clips stay whole.
     sub_image_step: Distance between the tiles.
     scales: Sizes at which every image is taken; see `builders.prepare`.
-    crops_per_image: Crops taken from an image each time it is read, spread by
-      a shuffle over the next `crops_per_image**2` batches.
+    crops_per_image: Crops taken from an image, or a window of frames, each time
+      it is read; a shuffle spreads them over the next `crops_per_image**2`
+      batches.
     augment: Apply one of the eight flips and rotations.
     cache: Keep decoded images in memory. "auto" does so without workers, if
       they take less than CACHE_BYTES.
@@ -121,14 +129,24 @@ def make_loader(
     epochs: After how many the stream ends; None: never.
     drop_remainder: Leave out a last, smaller batch, and give every shard as
       many batches.
+    border: How the image continues past its border, under the margin: as the
+      degradation wants it, "symmetric" (MATLAB's bicubic), "edge" or
+      "reflect".
+    num_frames: Read clips, and take windows of so many frames.
+    interval: Distance between the frames of a window, or several, of which
+      each window draws one.
+    random_reverse: Turn half of the windows round in time.
+    mirror: Append to each window its frames backwards: 7 become 14.
 
   Returns:
-    A loader of batches {"hr": uint8 [b, h, w, 3]}, with "lr" where paired.
+    A loader of batches {"hr": uint8 [b, h, w, 3]}, of clips [b, t, h, w, 3],
+    with "lr" where paired.
 
   Raises:
     FileNotFoundError: a set or folder is not there.
     ValueError: an argument is out of range; an image is corrupt, too small
-      for a crop, or does not fit its LR partner (the file is named).
+      for a crop, or does not fit its LR partner, or a clip is too short (the
+      file or clip is named).
   """
   _check_at_least(
     1,
@@ -137,8 +155,13 @@ def make_loader(
     scale=scale,
     crops_per_image=crops_per_image,
     shard_count=shard_count,
-    sub_image_size=sub_image_size,
   )
+  if sub_image_size is not None:
+    _check_at_least(1, sub_image_size=sub_image_size)
+  intervals = (interval,) if isinstance(interval, int) else tuple(interval)
+  _check_clip_options(num_frames, intervals, random_reverse, mirror)
+  if border not in transforms.BORDERS:
+    raise ValueError(f"border {border!r} is not one of {[*transforms.BORDERS]}")
   _check_at_least(0, margin=margin, seed=seed, num_workers=num_workers)
   if epochs is not None:
     _check_at_least(1, epochs=epochs)
@@ -154,7 +177,11 @@ def make_loader(
   if cache not in (True, False, "auto"):
     raise ValueError(f"cache {cache!r} is not True, False or 'auto'")
 
-  found = sources.resolve(spec, data_dir=data_dir, scale=scale)
+  if num_frames is None:
+    found = sources.resolve(spec, data_dir=data_dir, scale=scale)
+    sub_image_size = sub_image_size or 480
+  else:
+    found = clips.resolve_clips(spec, data_dir=data_dir, scale=scale)
   paired = found[0].lr is not None
   if any((source.lr is not None) != paired for source in found):
     raise ValueError(
@@ -186,6 +213,11 @@ def make_loader(
     epochs=epochs,
     drop_remainder=drop_remainder,
     paired=paired,
+    border=border,
+    num_frames=num_frames,
+    intervals=intervals,
+    random_reverse=random_reverse,
+    mirror=mirror,
   )
   small = reader.num_bytes < CACHE_BYTES and num_workers == 0
   reader.keep = small if cache == "auto" else bool(cache)
@@ -209,13 +241,32 @@ def make_loader(
       stream,
       _Unstack(batch_size, drop_remainder, crops_per_image**2),  # pyright: ignore[reportCallIssue]
     )
-  return Loader(iter(stream), num_images=len(reader.records), paired=paired)
+  return Loader(iter(stream), num_images=reader.num_images, paired=paired)
 
 
 def _check_at_least(least: int, **values: int) -> None:
   for name, value in values.items():
     if value < least:
       raise ValueError(f"{name} {value} must be at least {least}")
+
+
+def _check_clip_options(
+  num_frames: int | None,
+  intervals: Sequence[int],
+  random_reverse: bool,
+  mirror: bool,
+) -> None:
+  if num_frames is not None:
+    _check_at_least(1, num_frames=num_frames)
+    if not intervals:
+      raise ValueError("interval is empty; give one number, or several")
+    for interval in intervals:
+      _check_at_least(1, interval=interval)
+  elif random_reverse or mirror or intervals != (1,):
+    raise ValueError(
+      f"interval {intervals}, random_reverse {random_reverse} and mirror "
+      f"{mirror} are of clips; give num_frames to read clips"
+    )
 
 
 class _Unstack(grain.experimental.FlatMapTransform):

@@ -2,7 +2,8 @@
 
 A spec names what to read: a set (`"t91"`), a folder (`"/my/photos"`,
 `"gs://bucket/photos"`), several joined by `+` (`"t91+bsd200"`), and, where
-low-resolution images are given too, `HR:lr=LR_FOLDER`.
+low-resolution images are given too, `HR:lr=LR_FOLDER`. Of video `clips` finds
+the files, by the same spec.
 """
 
 import dataclasses
@@ -44,14 +45,16 @@ class Source:
   Attributes:
     name: The set's name, or the folder's.
     split: "train" or "test"; only `photos` has both.
-    hr: High-resolution files.
+    hr: High-resolution files; of video the frames of one clip after another.
     lr: Their low-resolution partners in the same order, or None.
+    clips: Of video, the name of each clip and how many frames it has.
   """
 
   name: str
   split: str
   hr: tuple[epath.Path, ...]
   lr: tuple[epath.Path, ...] | None = None
+  clips: tuple[tuple[str, int], ...] = ()
 
 
 def data_root(data_dir: str | os.PathLike | None = None) -> epath.Path:
@@ -87,19 +90,28 @@ def resolve(
     ValueError: a folder has no images, or a named set not its own number of
       them; an HR file has no LR partner, or an LR file no HR.
   """
+  sources = []
+  for name, lr_folder in parse(spec, split):
+    source = _find(name, data_root(data_dir), split)
+    if lr_folder:
+      lr = _list_images(epath.Path(lr_folder).expanduser())
+      source = dataclasses.replace(source, lr=pair(source.hr, lr, scale))
+    sources.append(source)
+  return sources
+
+
+def parse(spec: str, split: str) -> list[tuple[str, str]]:
+  """The parts between `+`: what to read, and where its LR images are, or "".
+
+  Raises:
+    ValueError: the split is not "train" or "test".
+  """
   if split not in PHOTOS:
     raise ValueError(f"split {split!r} is not one of {sorted(PHOTOS)}")
   # A folder may have a plus sign in its name.
   parts = [spec] if _is_folder(spec) else spec.split("+")
-  sources = []
-  for part in parts:
-    name, _, lr_folder = part.strip().partition(_PAIR)
-    source = _find(name.strip(), data_root(data_dir), split)
-    if lr_folder:
-      lr = _list_images(epath.Path(lr_folder.strip()).expanduser())
-      source = dataclasses.replace(source, lr=_pair(source.hr, lr, scale))
-    sources.append(source)
-  return sources
+  found = (part.strip().partition(_PAIR) for part in parts)
+  return [(name.strip(), lr_folder.strip()) for name, _, lr_folder in found]
 
 
 def read_image(path: epath.PathLike) -> np.ndarray:
@@ -212,6 +224,12 @@ def _find(name: str, root: epath.Path, split: str) -> Source:
     return Source(known, split, _named(known, root))
   folder = epath.Path(name).expanduser()
   if not name or not folder.is_dir():
+    if known in benchmarks.NAMED_CLIPS:
+      raise ValueError(
+        f"{name!r} is a set of clips: give num_frames to train on it, and its "
+        "name among --benchmarks to evaluate; to take its frames for images, "
+        "give the folder of one clip"
+      )
     names = ["photos", *benchmarks.NAMED_SETS]
     near = difflib.get_close_matches(known, names, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
@@ -245,8 +263,8 @@ def _named(name: str, root: epath.Path) -> tuple[epath.Path, ...]:
   info = benchmarks.NAMED_SETS[name]
   counts = []
   for folder in info.folders:
-    path = _ignoring_case(root, folder)
-    images = _image_files(path) if path else ()
+    path = ignoring_case(root, folder)
+    images = image_files(path) if path else ()
     if len(images) == info.count:
       return images
     if images:
@@ -269,7 +287,8 @@ def _named(name: str, root: epath.Path) -> tuple[epath.Path, ...]:
   )
 
 
-def _ignoring_case(root: epath.Path, folder: str) -> epath.Path | None:
+def ignoring_case(root: epath.Path, folder: str) -> epath.Path | None:
+  """The folder under a root, in upper or lower case, if it is there."""
   for part in folder.split("/"):
     if not root.is_dir():
       return None
@@ -280,7 +299,8 @@ def _ignoring_case(root: epath.Path, folder: str) -> epath.Path | None:
   return root
 
 
-def _image_files(folder: epath.Path) -> tuple[epath.Path, ...]:
+def image_files(folder: epath.Path) -> tuple[epath.Path, ...]:
+  """The images in a folder, by name; none where there is no folder."""
   if not folder.is_dir():
     return ()
   files = (
@@ -294,17 +314,22 @@ def _image_files(folder: epath.Path) -> tuple[epath.Path, ...]:
 def _list_images(folder: epath.Path) -> tuple[epath.Path, ...]:
   if not folder.is_dir():
     raise FileNotFoundError(f"the folder {folder} does not exist")
-  files = _image_files(folder)
+  files = image_files(folder)
   if not files:
-    inside = sorted(p.name for p in folder.iterdir() if _image_files(p))
+    inside = sorted(p.name for p in folder.iterdir() if image_files(p))
     hint = f"; its subfolders {inside} do: give one of them" if inside else ""
     raise ValueError(f"{folder} holds no images ({', '.join(SUFFIXES)}){hint}")
   return files
 
 
-def _pair(
+def pair(
   hr: tuple[epath.Path, ...], lr: tuple[epath.Path, ...], scale: int | None
 ) -> tuple[epath.Path, ...]:
+  """The LR partners of HR files, by name.
+
+  Raises:
+    ValueError: a file has none.
+  """
   by_stem = {path.stem: path for path in lr}
   partners = []
   for path in hr:

@@ -73,14 +73,22 @@ def tiles(height: int, width: int, *, size: int, step: int) -> list[Tile]:
   ]
 
 
+#: What lies outside an image: a mode of `np.pad`, and OpenCV's name for it.
+BORDERS = {
+  "symmetric": cv2.BORDER_REFLECT,
+  "edge": cv2.BORDER_REPLICATE,
+  "reflect": cv2.BORDER_REFLECT_101,
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Window:
   """The crop positions of one sub-image.
 
   A crop of side `side` starts at row `scale * i - before_rows`, i < rows, and
   likewise for columns. Only where the sub-image ends with its image may a crop
-  reach outside, by the margin: there the image continues as its own mirror, as
-  in MATLAB's imresize. Elsewhere the margin is real pixels.
+  reach outside, by the margin: there the image continues as `border` says.
+  Elsewhere the margin is real pixels.
   """
 
   side: int
@@ -91,9 +99,17 @@ class Window:
   before_columns: int
   height: int
   width: int
+  border: str = "symmetric"
 
 
-def window(tile: Tile, *, patch_size: int, scale: int, margin: int) -> Window:
+def window(
+  tile: Tile,
+  *,
+  patch_size: int,
+  scale: int,
+  margin: int,
+  border: str = "symmetric",
+) -> Window:
   """Which crops a sub-image allows.
 
   Args:
@@ -102,6 +118,8 @@ def window(tile: Tile, *, patch_size: int, scale: int, margin: int) -> Window:
     scale: Crops start at multiples of it. What exceeds a multiple at the
       bottom and right of the whole image is left out first.
     margin: LR pixels added on each side.
+    border: How the image continues past its border: one of `BORDERS`. The
+      default is its own mirror, as in MATLAB's imresize.
 
   Returns:
     The positions; `rows` or `columns` is below 1 where no crop fits.
@@ -119,11 +137,12 @@ def window(tile: Tile, *, patch_size: int, scale: int, margin: int) -> Window:
     before_columns=pad * left,
     height=height,
     width=width,
+    border=border,
   )
 
 
 def cut(image: np.ndarray, where: Window, row: int, column: int) -> np.ndarray:
-  """Cuts one crop, mirroring the image where the crop reaches outside.
+  """Cuts one crop, continuing the image where the crop reaches outside.
 
   Args:
     image: uint8 `[h, w, c]`, a sub-image.
@@ -132,7 +151,7 @@ def cut(image: np.ndarray, where: Window, row: int, column: int) -> np.ndarray:
     column: Likewise.
 
   Returns:
-    uint8 `[side, side, c]`, a view where nothing was mirrored.
+    uint8 `[side, side, c]`, a view where nothing was added.
   """
   top = where.scale * row - where.before_rows
   left = where.scale * column - where.before_columns
@@ -149,8 +168,8 @@ def cut(image: np.ndarray, where: Window, row: int, column: int) -> np.ndarray:
   ]
   if any(outside):
     # What is mirrored (the margin) lies inside the crop, so that mirroring
-    # the crop is mirroring the image. BORDER_REFLECT is np.pad's "symmetric".
-    crop = cv2.copyMakeBorder(crop, *outside, cv2.BORDER_REFLECT)
+    # the crop is mirroring the image.
+    crop = cv2.copyMakeBorder(crop, *outside, BORDERS[where.border])
   return crop
 
 

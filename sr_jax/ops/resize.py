@@ -104,12 +104,12 @@ def imresize(
     raise ValueError(
       f"method '{method}' is not one of {sorted(_MATLAB_KERNELS)}"
     )
-  return _resample(
+  return resample(
     image,
-    [
+    *(
       _matlab_weights(size, out, factor, method, bool(antialias))
       for size, out, factor in _plan(image, scale, shape, math.ceil)
-    ],
+    ),
   )
 
 
@@ -190,12 +190,12 @@ def interpolate(
     # A copy of each pixel, on every backend cheaper than a product.
     xp = image.__array_namespace__()
     return xp.repeat(xp.repeat(image, scale, axis=-3), scale, axis=-2)
-  return _resample(
+  return resample(
     image,
-    [
+    *(
       _torch_weights(size, out, factor, method, bool(align_corners))
       for size, out, factor in plan
-    ],
+    ),
   )
 
 
@@ -238,9 +238,21 @@ def _plan(
   return plan
 
 
-def _resample(image: AnyArray, matrices: list[np.ndarray]) -> AnyArray:
-  """Applies the row matrix, then the column matrix."""
-  rows, columns = matrices
+def resample(
+  image: Float[AnyArray, "*b h w c"],
+  rows: Float[np.ndarray, "h2 h"],
+  columns: Float[np.ndarray, "w2 w"],
+) -> Float[AnyArray, "*b h2 w2 c"]:
+  """Applies a matrix to the rows, then one to the columns.
+
+  Args:
+    image: Any float range.
+    rows: Weights of the input rows in each output row.
+    columns: Likewise.
+
+  Returns:
+    The same kind of array, computed as `imresize` says.
+  """
   if isinstance(image, np.ndarray):
     # matmul over the leading axes keeps BLAS; float64 throughout.
     out = np.einsum("oh,...hwc->...owc", rows, image, optimize=True)

@@ -58,7 +58,8 @@ def make_prepare(
     if "lr" in batch:
       return to_float(batch["lr"]), hr
     lr = degradations.bicubic(hr, scale=scale, margin=margin, quantize=quantize)
-    return lr, degradations.drop_margin(hr, margin * scale)
+    hr = degradations.drop_margin(hr, margin * scale)
+    return jnp.asarray(lr), jnp.asarray(hr)
 
   return prepare
 

@@ -46,7 +46,7 @@ def test_records_are_the_tiles_of_the_images(write_images):
 
 
 def _tiles(builder):
-  return [(int(name[-7:-4]), tile) for name, tile in builder.records]
+  return [(int(name[-7:-4]), tile) for name, tile in builder.units]
 
 
 def test_scaled_copies_are_matlab_bicubic(write_images):
@@ -103,7 +103,7 @@ def test_another_process_was_faster(write_images, monkeypatch):
     raise OSError("Directory not empty")
 
   monkeypatch.setattr(builders.SubImages, "download_and_prepare", lose_the_race)
-  assert len(_prepare(folder).records) == 1
+  assert len(_prepare(folder).units) == 1
 
 
 def test_full_disk_is_not_hidden(write_images, monkeypatch):
@@ -126,7 +126,7 @@ def test_pairs(write_images):
     sub_image_size=48,
     sub_image_step=24,
   )
-  assert len(builder.records) == 4 * 3 + 1
+  assert len(builder.units) == 4 * 3 + 1
   for record, (i, tile) in zip(
     builder.as_data_source("train"), _tiles(builder), strict=True
   ):
