@@ -17,6 +17,7 @@ from sr_jax.models.discriminators import (
   VGGDiscriminator,
 )
 from sr_jax.models.edsr import EDSR
+from sr_jax.models.edvr import EDVR
 from sr_jax.models.fsrcnn import FSRCNN
 from sr_jax.models.interpolate import Interpolate
 from sr_jax.models.rrdbnet import RRDBNet
@@ -35,6 +36,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
   "msrresnet": MSRResNet,
   "edsr": EDSR,
   "rrdbnet": RRDBNet,
+  "edvr": EDVR,
   "vgg_discriminator": VGGDiscriminator,
   "srgan_discriminator": SRGANDiscriminator,
   "unet_discriminator": UNetDiscriminator,
@@ -141,16 +143,20 @@ def example_input(model: Any) -> jax.ShapeDtypeStruct:
   """Shape of an input that a network takes, to initialise it by.
 
   A network that does not take images of any size has `input_shape`, of one
-  input without the batch.
+  input without the batch. One that takes clips has `num_frames`, which is None
+  where any number will do.
   """
   shape = getattr(model, "input_shape", None)
   if shape is None:
     shape = (16, 16, getattr(model, "in_channels", 3))
+    if hasattr(model, "num_frames"):
+      shape = (model.num_frames or 2, *shape)
   return jax.ShapeDtypeStruct((1, *shape), jnp.float32)
 
 
 __all__ = [
   "EDSR",
+  "EDVR",
   "FSRCNN",
   "MODELS",
   "SRCNN",

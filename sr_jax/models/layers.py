@@ -33,14 +33,53 @@ def check_lr(model: nn.Module, lr: jax.Array, *, channels: int | None) -> None:
   Raises:
     ValueError: the rank, the channels or the model's scale are not usable.
   """
+  _check_input(
+    model,
+    lr,
+    channels=channels,
+    axes="[batch, height, width, channels]",
+    single="a single image",
+  )
+
+
+def check_clip(model: nn.Module, lr: jax.Array, *, channels: int) -> None:
+  """As `check_lr`, of a network of clips.
+
+  Raises:
+    ValueError: as there, or the frames are not as many as the model's
+      `num_frames`; None there takes any number.
+  """
+  _check_input(
+    model,
+    lr,
+    channels=channels,
+    axes="[batch, frames, height, width, channels]",
+    single="a single clip",
+  )
+  wanted = getattr(model, "num_frames", None)
+  if wanted is not None and lr.shape[1] != wanted:
+    kind = type(model).__name__
+    raise ValueError(
+      f"lr has {lr.shape[1]} frames, but {kind} was built with num_frames="
+      f"{wanted}; give it windows of that many frames, or build the model anew"
+    )
+
+
+def _check_input(
+  model: nn.Module,
+  lr: jax.Array,
+  *,
+  channels: int | None,
+  axes: str,
+  single: str,
+) -> None:
   kind = type(model).__name__
   scale = getattr(model, "scale", 1)
   if not isinstance(scale, int) or scale < 1:
     raise ValueError(f"{kind}.scale {scale!r} is not a positive int")
-  if lr.ndim != 4:
+  if lr.ndim != axes.count(",") + 1:
     raise ValueError(
-      f"{kind} takes lr as [batch, height, width, channels], got shape "
-      f"{lr.shape}; a single image is lr[None]"
+      f"{kind} takes lr as {axes}, got shape {lr.shape}; {single} is lr[None]"
     )
   if not jnp.issubdtype(lr.dtype, jnp.floating):
     raise ValueError(

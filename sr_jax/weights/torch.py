@@ -13,7 +13,8 @@ import numpy as np
 from sr_jax.models import describe
 from sr_jax.types import Variables
 from sr_jax.weights import tree
-from sr_jax.weights.torch_names import Entry, entries, rename
+from sr_jax.weights.torch_entries import Entry
+from sr_jax.weights.torch_names import entries, rename
 
 _Array = np.ndarray
 

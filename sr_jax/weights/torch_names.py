@@ -2,15 +2,17 @@
 
 One function a network lists its entries: path in linen, name in PyTorch, and
 the kind of array, which decides how it is laid out. To add a network, write one
-and put it into `_NETWORKS`.
+and put it into `_NETWORKS`. Those of networks of clips are in
+`torch_video_names.py`.
 """
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from sr_jax.models import (
   EDSR,
+  EDVR,
   FSRCNN,
   SRCNN,
   VGG19,
@@ -25,51 +27,21 @@ from sr_jax.models import (
 )
 from sr_jax.models.layers import stages
 from sr_jax.models.vgg import LAYERS as VGG_LAYERS
-
-
-class Entry(NamedTuple):
-  """One array in both worlds."""
-
-  path: str  # "params/conv1/kernel"
-  key: str  # "conv1.weight"
-  kind: str  # a key of torch.KINDS
-  index: int | None = None  # of a scanned block: its place in the stack
-
-
-def _layer(
-  path: str,
-  key: str,
-  kind: str = "conv",
-  *,
-  bias: bool = True,
-  index: int | None = None,
-) -> list[Entry]:
-  """A convolution with its bias."""
-  table = [Entry(f"params/{path}/kernel", f"{key}.weight", kind, index)]
-  if bias:
-    table.append(Entry(f"params/{path}/bias", f"{key}.bias", "vector", index))
-  return table
-
-
-def _batch_norm(path: str, key: str, index: int | None = None) -> list[Entry]:
-  return [
-    Entry(f"params/{path}/scale", f"{key}.weight", "vector", index),
-    Entry(f"params/{path}/bias", f"{key}.bias", "vector", index),
-    Entry(f"batch_stats/{path}/mean", f"{key}.running_mean", "vector", index),
-    Entry(f"batch_stats/{path}/var", f"{key}.running_var", "vector", index),
-    Entry(
-      f"batch_stats/{path}/count", f"{key}.num_batches_tracked", "count", index
-    ),
-  ]
-
-
-def _prelu(path: str, key: str, index: int | None = None) -> list[Entry]:
-  return [Entry(f"params/{path}/slope", f"{key}.weight", "vector", index)]
+from sr_jax.weights.torch_entries import (
+  UPSAMPLES,
+  Entry,
+  Renames,
+  batch_norm,
+  layer,
+  prelu,
+  residual_blocks,
+)
+from sr_jax.weights.torch_video_names import MMAGIC_EDVR, edvr
 
 
 def _srcnn(model: SRCNN) -> list[Entry]:
   """Source: MMagic `SRCNNNet`."""
-  return [e for i in (1, 2, 3) for e in _layer(f"conv{i}", f"conv{i}")]
+  return [e for i in (1, 2, 3) for e in layer(f"conv{i}", f"conv{i}")]
 
 
 def _fsrcnn(model: FSRCNN) -> list[Entry]:
@@ -80,72 +52,63 @@ def _fsrcnn(model: FSRCNN) -> list[Entry]:
   places += [(name, "mid_part", 2 * i) for i, name in enumerate(middle)]
   table = []
   for name, part, i in places:
-    table += _layer(name, f"{part}.{i}")
-    table += _prelu(f"{name}_act", f"{part}.{i + 1}")
-  return table + _layer("deconv", "last_part", "conv_transpose")
+    table += layer(name, f"{part}.{i}")
+    table += prelu(f"{name}_act", f"{part}.{i + 1}")
+  return table + layer("deconv", "last_part", "conv_transpose")
 
 
 def _srresnet(model: SRResNet) -> list[Entry]:
   """Source: Lornatang/SRGAN-PyTorch, `model.py`."""
-  table = _layer("conv_first", "conv1.0") + _prelu("act_first", "conv1.1")
+  table = layer("conv_first", "conv1.0") + prelu("act_first", "conv1.1")
   for i in range(model.num_blocks):
     block = f"trunk.{i}.rcb"
-    table += _layer("body/conv1", f"{block}.0", bias=False, index=i)
-    table += _batch_norm("body/bn1", f"{block}.1", i)
-    table += _prelu("body/act", f"{block}.2", i)
-    table += _layer("body/conv2", f"{block}.3", bias=False, index=i)
-    table += _batch_norm("body/bn2", f"{block}.4", i)
-  table += _layer("conv_body", "conv2.0", bias=False)
-  table += _batch_norm("bn_body", "conv2.1")
+    table += layer("body/conv1", f"{block}.0", bias=False, index=i)
+    table += batch_norm("body/bn1", f"{block}.1", i)
+    table += prelu("body/act", f"{block}.2", i)
+    table += layer("body/conv2", f"{block}.3", bias=False, index=i)
+    table += batch_norm("body/bn2", f"{block}.4", i)
+  table += layer("conv_body", "conv2.0", bias=False)
+  table += batch_norm("bn_body", "conv2.1")
   for i in range(len(stages(model.scale))):
     block = f"upsampling.{i}.upsample_block"
-    table += _layer(f"upconv{i + 1}", f"{block}.0")
-    table += _prelu(f"act_up{i + 1}", f"{block}.2")
-  return table + _layer("conv_last", "conv3")
-
-
-def _residual_blocks(count: int) -> list[Entry]:
-  return [
-    e
-    for i in range(count)
-    for j in (1, 2)
-    for e in _layer(f"body/conv{j}", f"body.{i}.conv{j}", index=i)
-  ]
+    table += layer(f"upconv{i + 1}", f"{block}.0")
+    table += prelu(f"act_up{i + 1}", f"{block}.2")
+  return table + layer("conv_last", "conv3")
 
 
 def _msrresnet(model: MSRResNet) -> list[Entry]:
   """Source: BasicSR `MSRResNet`."""
-  table = _layer("conv_first", "conv_first")
-  table += _residual_blocks(model.num_blocks)
+  table = layer("conv_first", "conv_first")
+  table += residual_blocks(model.num_blocks)
   for i in range(1, len(stages(model.scale)) + 1):
-    table += _layer(f"upconv{i}", f"upconv{i}")
+    table += layer(f"upconv{i}", f"upconv{i}")
   return table + [
-    e for name in ("conv_hr", "conv_last") for e in _layer(name, name)
+    e for name in ("conv_hr", "conv_last") for e in layer(name, name)
   ]
 
 
 def _edsr(model: EDSR) -> list[Entry]:
   """Source: BasicSR `EDSR`; its mean is a constant, not an entry."""
-  table = _layer("conv_first", "conv_first")
-  table += _residual_blocks(model.num_blocks)
-  table += _layer("conv_after_body", "conv_after_body")
+  table = layer("conv_first", "conv_first")
+  table += residual_blocks(model.num_blocks)
+  table += layer("conv_after_body", "conv_after_body")
   for i in range(len(stages(model.scale))):
     # nn.Sequential in which convolution and pixel shuffle alternate.
-    table += _layer(f"upconv{i + 1}", f"upsample.{2 * i}")
-  return table + _layer("conv_last", "conv_last")
+    table += layer(f"upconv{i + 1}", f"upsample.{2 * i}")
+  return table + layer("conv_last", "conv_last")
 
 
 def _rrdbnet(model: RRDBNet) -> list[Entry]:
   """Source: BasicSR `RRDBNet`."""
-  table = _layer("conv_first", "conv_first")
+  table = layer("conv_first", "conv_first")
   for i in range(model.num_blocks):
     for j in (1, 2, 3):
       for k in range(1, 6):
         inside = f"rdb{j}/conv{k}"
         key = f"body.{i}.rdb{j}.conv{k}"
-        table += _layer(f"body/{inside}", key, index=i)
+        table += layer(f"body/{inside}", key, index=i)
   after = ("conv_body", "conv_up1", "conv_up2", "conv_hr", "conv_last")
-  return table + [e for name in after for e in _layer(name, name)]
+  return table + [e for name in after for e in layer(name, name)]
 
 
 def _vgg_discriminator(model: VGGDiscriminator) -> list[Entry]:
@@ -154,43 +117,43 @@ def _vgg_discriminator(model: VGGDiscriminator) -> list[Entry]:
   for i in range(model.input_size.bit_length() - 3):
     for j in (0, 1):
       first = (i, j) == (0, 0)
-      table += _layer(f"conv{i}_{j}", f"conv{i}_{j}", bias=first)
+      table += layer(f"conv{i}_{j}", f"conv{i}_{j}", bias=first)
       if not first:
-        table += _batch_norm(f"bn{i}_{j}", f"bn{i}_{j}")
-  table += _layer("linear1", "linear1", "flat")
-  return table + _layer("linear2", "linear2", "linear")
+        table += batch_norm(f"bn{i}_{j}", f"bn{i}_{j}")
+  table += layer("linear1", "linear1", "flat")
+  return table + layer("linear2", "linear2", "linear")
 
 
 def _srgan_discriminator(model: SRGANDiscriminator) -> list[Entry]:
   """Source: Lornatang/SRGAN-PyTorch, `DiscriminatorForVGG` in `model.py`."""
-  table = _layer("conv0", "features.0")
+  table = layer("conv0", "features.0")
   for i in range(1, 8):
-    table += _layer(f"conv{i}", f"features.{3 * i - 1}", bias=False)
-    table += _batch_norm(f"bn{i}", f"features.{3 * i}")
-  table += _layer("linear1", "classifier.0", "flat")
-  return table + _layer("linear2", "classifier.2", "linear")
+    table += layer(f"conv{i}", f"features.{3 * i - 1}", bias=False)
+    table += batch_norm(f"bn{i}", f"features.{3 * i}")
+  table += layer("linear1", "classifier.0", "flat")
+  return table + layer("linear2", "classifier.2", "linear")
 
 
 def _unet_discriminator(model: UNetDiscriminator) -> list[Entry]:
   """Source: BasicSR `UNetDiscriminatorSN`."""
-  table = _layer("conv0", "conv0")
+  table = layer("conv0", "conv0")
   for i in range(1, 9):
     table += [
       Entry(f"params/conv{i}/kernel", f"conv{i}.weight_orig", "conv"),
       Entry(f"batch_stats/conv{i}/u", f"conv{i}.weight_u", "vector"),
       Entry(f"batch_stats/conv{i}/v", f"conv{i}.weight_v", "vector"),
     ]
-  return table + _layer("conv9", "conv9")
+  return table + layer("conv9", "conv9")
 
 
 def _dcgan_generator(model: DCGANGenerator) -> list[Entry]:
   """Source: pytorch/examples, `dcgan/main.py`."""
   # One nn.Sequential: deconvolution, BatchNorm, ReLU; the last without.
   last = model.image_size.bit_length() - 3
-  table = _layer("project", "main.0", "conv_transpose", bias=False)
+  table = layer("project", "main.0", "conv_transpose", bias=False)
   for i in range(last):
-    table += _batch_norm(f"bn{i}", f"main.{3 * i + 1}")
-    table += _layer(
+    table += batch_norm(f"bn{i}", f"main.{3 * i + 1}")
+    table += layer(
       f"deconv{i + 1}", f"main.{3 * i + 3}", "conv_transpose", bias=False
     )
   return table
@@ -199,11 +162,11 @@ def _dcgan_generator(model: DCGANGenerator) -> list[Entry]:
 def _dcgan_discriminator(model: DCGANDiscriminator) -> list[Entry]:
   """Source: pytorch/examples, `dcgan/main.py`."""
   last = model.image_size.bit_length() - 3
-  table = _layer("conv0", "main.0", bias=False)
+  table = layer("conv0", "main.0", bias=False)
   for i in range(1, last):
-    table += _layer(f"conv{i}", f"main.{3 * i - 1}", bias=False)
-    table += _batch_norm(f"bn{i}", f"main.{3 * i}")
-  return table + _layer(f"conv{last}", f"main.{3 * last - 1}", bias=False)
+    table += layer(f"conv{i}", f"main.{3 * i - 1}", bias=False)
+    table += batch_norm(f"bn{i}", f"main.{3 * i}")
+  return table + layer(f"conv{last}", f"main.{3 * last - 1}", bias=False)
 
 
 def _vgg19(model: VGG19) -> list[Entry]:
@@ -213,7 +176,7 @@ def _vgg19(model: VGG19) -> list[Entry]:
     e
     for i, name in enumerate(VGG_LAYERS[: last + 1])
     if name.startswith("conv")
-    for e in _layer(name, f"features.{i}")
+    for e in layer(name, f"features.{i}")
   ]
 
 
@@ -221,6 +184,7 @@ _NETWORKS: dict[type, Callable[..., list[Entry]]] = {
   DCGANDiscriminator: _dcgan_discriminator,
   DCGANGenerator: _dcgan_generator,
   EDSR: _edsr,
+  EDVR: edvr,
   FSRCNN: _fsrcnn,
   MSRResNet: _msrresnet,
   RRDBNet: _rrdbnet,
@@ -234,17 +198,15 @@ _NETWORKS: dict[type, Callable[..., list[Entry]]] = {
 
 # Where another library calls an array otherwise: MMagic than BasicSR, or
 # BasicSR than torchvision.
-_RENAMES: dict[type, tuple[tuple[str, Callable[[re.Match], str]], ...]] = {
+_RENAMES: dict[type, Renames] = {
   EDSR: (
     (
       r"^upsample\.(\d+)\.upsample_conv\.",
       lambda m: f"upsample.{2 * int(m[1])}.",
     ),
   ),
-  MSRResNet: (
-    (r"^trunk_net\.", lambda m: "body."),
-    (r"^upsample(\d+)\.upsample_conv\.", lambda m: f"upconv{m[1]}."),
-  ),
+  EDVR: (*MMAGIC_EDVR, *UPSAMPLES),
+  MSRResNet: ((r"^trunk_net\.", lambda m: "body."), *UPSAMPLES),
   VGG19: (
     (
       rf"^vgg_net\.({'|'.join(VGG_LAYERS)})\.",

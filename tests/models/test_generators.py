@@ -81,6 +81,7 @@ def test_srresnet_trains_as_the_recorded_one(remat):
 
 
 LARGE = {"num_features": 256, "num_blocks": 32, "residual_scale": 0.1}
+EDVR_LARGE = {"num_features": 128, "num_reconstruct_blocks": 40}
 
 
 @pytest.mark.parametrize(
@@ -110,6 +111,10 @@ LARGE = {"num_features": 256, "num_blocks": 32, "residual_scale": 0.1}
     ("rrdbnet", {}, 16_697_987),
     ("rrdbnet", {"scale": 2}, 16_703_171),
     ("rrdbnet", {"num_blocks": 6}, 4_467_779),
+    ("edvr", {"tsa": False}, 2_996_259),
+    ("edvr", {}, 3_300_131),
+    ("edvr", {"tsa": False, **EDVR_LARGE}, 19_419_875),
+    ("edvr", EDVR_LARGE, 20_633_827),
   ],
 )
 def test_parameter_counts_are_published_ones(name, arguments, count):

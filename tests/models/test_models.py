@@ -1,5 +1,7 @@
 """build(), describe() and example_input() of every network."""
 
+import dataclasses
+
 import flax.linen as nn
 import jax
 import numpy as np
@@ -28,7 +30,8 @@ def test_describe_keeps_what_was_given():
 @pytest.mark.parametrize("name", sorted(models.MODELS))
 def test_describe_rebuilds(name):
   make = models.MODELS[name]
-  scales = hasattr(getattr(make, "func", make), "scale")
+  fields = dataclasses.fields(getattr(make, "func", make))
+  scales = "scale" in {field.name for field in fields}
   model = models.build(name, **({"scale": 2} if scales else {}))
   found, arguments = models.describe(model)
   assert found == name

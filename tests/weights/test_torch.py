@@ -1,5 +1,7 @@
 """The reference implementations' state dicts, in and out."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -62,6 +64,15 @@ ODD = {
     "num_features": 5,
     "num_blocks": 2,
     "growth_features": 3,
+  },
+  "edvr": {
+    "num_features": 6,
+    "num_frames": 4,
+    "deformable_groups": 3,
+    "num_extract_blocks": 2,
+    "num_reconstruct_blocks": 3,
+    "predeblur": True,
+    "hr_in": True,
   },
   "vgg_discriminator": {"num_features": 1, "in_channels": 5},
   "srgan_discriminator": {"num_features": 1, "input_size": 112},
@@ -185,6 +196,39 @@ def test_mmagic_s_names(name, renames):
     }[name]
   )
   back = from_torch(model, {"state_dict": state_dict})
+  jax.tree.map(np.testing.assert_array_equal, variables, back)
+
+
+@pytest.mark.parametrize("tsa", [False, True])
+def test_mmagic_s_names_of_edvr(tsa):
+  """Its ConvModules, levels, alignment and enlargement are called otherwise."""
+  model = models.build(
+    "edvr",
+    num_features=4,
+    deformable_groups=2,
+    num_reconstruct_blocks=2,
+    tsa=tsa,
+  )
+  variables = _filled(model)
+  basicsr = to_torch(model, variables)
+  wrapped = (
+    r"^(conv_l\d_\d|pcd_align\.(offset_conv\d|feat_conv)\.l\d"
+    r"|pcd_align\.cas_offset_conv\d"
+    r"|fusion\.(feat_fusion|spatial_attn([1-4]|_l\d|_add1)))\."
+  )
+  state_dict = {}
+  for key, value in basicsr.items():
+    key = re.sub(wrapped, r"\1.conv.", key)
+    key = re.sub(r"^conv_l(\d)_(\d)", r"feat_l\1_conv\2", key)
+    key = re.sub(r"^pcd_align\.", "pcd_alignment.", key)
+    key = re.sub(r"^upconv(\d)", r"upsample\1.upsample_conv", key)
+    state_dict[f"generator.{key}"] = value
+  changed = [
+    k for k in state_dict if k.removeprefix("generator.") not in basicsr
+  ]
+  # Four layers of the levels, all 40 arrays of the alignment, two that enlarge.
+  assert len(changed) == 8 + 40 + 4 + 2 * tsa * 9
+  back = from_torch(model, {"state_dict": state_dict, "step_counter": 0})
   jax.tree.map(np.testing.assert_array_equal, variables, back)
 
 
