@@ -5,6 +5,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+#: BasicSR's weights of SPyNet, under the folder of the sets.
+SPYNET = "weights/spynet_sintel_final.pth"
+
 
 def variant(
   argument: str | None, *, words: tuple[str, ...], keys: tuple[str, ...] = ()
@@ -116,6 +119,8 @@ def base() -> Any:
       "steps": 0,
       # A weight file or the workdir of a run to begin from.
       "init_from": "",
+      # Part of the model -> a weight file of that part alone to begin from.
+      "init_parts": ConfigDict({}),
       # Entry of sr_jax/evaluation/published.toml to compare with, if any.
       "published": "",
       # sr_jax.models.build(**model).
@@ -128,6 +133,13 @@ def base() -> Any:
         # Images over all hosts, and the side of their crops in HR pixels.
         "batch_size": 16,
         "patch_size": 96,
+        # Of clips: frames of a window (0: images), the distance from one to the
+        # next, half of the windows turned round in time, and each followed by
+        # its frames backwards, so that 7 become 14.
+        "num_frames": 0,
+        "interval": 1,
+        "random_reverse": False,
+        "mirror": False,
         # Flips and rotations.
         "augment": True,
         # Smaller copies of each image, as FSRCNN's authors add them.
@@ -141,6 +153,9 @@ def base() -> Any:
         # Processes that decode; 0 is a thread of this one.
         "num_workers": 0,
       },
+      # How the step makes the low-resolution image: BI (MATLAB's bicubic), BD
+      # (BasicVSR's gaussian) or DUF (DUF's).
+      "degradation": "BI",
       # Round the low-resolution image that the step makes to 8 bits.
       "quantize_lr": True,
       # sr_jax.losses, by name, its arguments, and its weight in the sum.
@@ -195,6 +210,9 @@ def base() -> Any:
         "patience": 3,
         "action": "warn",
         "max_rollbacks": 3,
+        # Mean offset of a deformable convolution, in pixels, that is told; 0 is
+        # none.
+        "max_offset": 50.0,
       },
       "mesh": {"data": -1, "fsdp": 1, "space": 1},
       "log_every": 100,
@@ -234,4 +252,12 @@ def smoke(config: Any) -> Any:
   config.eval_every = 2
   if config.perceptual.weight:
     config.perceptual.vgg = "random"
+  return config
+
+
+def smoke_clips(config: Any) -> Any:
+  """`smoke` of a recipe of clips: pans over the photographs."""
+  config = smoke(config)
+  config.data.train = config.eval.benchmarks = "pans"
+  config.data.patch_size = 64
   return config

@@ -109,8 +109,7 @@ def compile_for(
     config.perceptual.vgg = "random"
   parts = experiment.build(config)
   mesh = sharding.make_mesh(**config.mesh, devices=devices)
-  side = config.data.patch_size + 2 * parts.margin * parts.scale
-  shape = (config.data.batch_size, side, side, 3)
+  shape = (config.data.batch_size, *parts.batch_shape)
   sharding.check_batch(mesh, shape, accumulate=config.accumulate)
 
   key = jax.eval_shape(lambda: jax.random.key(0))
@@ -119,7 +118,7 @@ def compile_for(
   frozen = jax.eval_shape(lambda: parts.frozen)
   batch = {
     "hr": jax.ShapeDtypeStruct(
-      shape, jnp.uint8, sharding=sharding.batch_sharding(mesh, 4)
+      shape, jnp.uint8, sharding=sharding.batch_sharding(mesh, len(shape))
     )
   }
   lowered = compile_step(parts.step, mesh, shardings).lower(

@@ -1,17 +1,14 @@
 """From a ConfigDict to the parts of a run."""
 
 import dataclasses
-import math
-from collections.abc import Callable
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from etils import epath
 
-from sr_jax import degradations, losses, models, weights
-from sr_jax.data.sources import data_root
+from sr_jax import degradations, models
 from sr_jax.evaluation.published import published
 from sr_jax.training import checks
 from sr_jax.training.gan_steps import Adversarial, make_gan_step
@@ -19,23 +16,13 @@ from sr_jax.training.optimizers import make_optimizer
 from sr_jax.training.schedules import SCHEDULES, Schedule, warm_up
 from sr_jax.training.state import NetState, TrainState
 from sr_jax.training.steps import (
-  LossTerms,
   Step,
   make_latent_prepare,
   make_prepare,
   make_step,
 )
+from sr_jax.training.terms import loss_terms
 from sr_jax.types import Config
-
-LOSSES: dict[str, Callable[..., jax.Array]] = {
-  "charbonnier": losses.charbonnier,
-  "l1": losses.l1,
-  "mse": losses.mse,
-}
-
-
-#: Under the folder of the sets, where `config.perceptual.vgg` names no file.
-_VGG = "weights/vgg19.safetensors"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +41,9 @@ class Experiment:
     d_optimizer: Of the discriminator.
     step: The pure training step.
     frozen: What the step takes besides: VGG19's variables, or None.
-    margin: Low-resolution pixels of context that a crop of `hr` carries.
+    degradation: Makes the input from `hr`, whose crops carry the context that
+      it needs; None for a generator that begins from noise.
+    num_frames: Of a clip in a batch; None where batches are of images.
     ema: Whether a moving average of the parameters is kept.
     input_shape: Of one input of the generator, with the batch in front.
     hr_shape: Of one high-resolution crop, likewise.
@@ -70,10 +59,24 @@ class Experiment:
   d_optimizer: optax.GradientTransformationExtraArgs | None
   step: Step
   frozen: Any
-  margin: int
+  degradation: degradations.Degradation | None
+  num_frames: int | None
   ema: bool
   input_shape: tuple[int, ...]
   hr_shape: tuple[int, ...]
+
+  @property
+  def margin(self) -> int:
+    """Low-resolution pixels of context around a crop of `hr`."""
+    return self.degradation.margin if self.degradation else 0
+
+  @property
+  def batch_shape(self) -> tuple[int, ...]:
+    """Of one entry of a batch's `hr`: a crop or a clip, context and all."""
+    side = self.hr_shape[-2]
+    side += 2 * self.margin * self.scale
+    time = () if self.num_frames is None else (self.num_frames,)
+    return (*time, side, side, 3)
 
   def init_state(self, key: jax.Array) -> TrainState:
     """The state at step 0."""
@@ -108,12 +111,12 @@ def build(config: Config) -> Experiment:
       f"config.data.patch_size {side} is not a multiple of the model's scale "
       f"{scale}"
     )
+  num_frames = _num_frames(config, model)
+  time = () if num_frames is None else (num_frames,)
   hr_shape = (1, side, side, channels)
-  input_shape = (
-    (1, latent_features)
-    if latent_features
-    else (1, side // scale, side // scale, channels)
-  )
+  input_shape = (1, *time, side // scale, side // scale, channels)
+  if latent_features:
+    input_shape = (1, latent_features)
   inputs = jax.ShapeDtypeStruct(input_shape, "float32")
   shapes = jax.eval_shape(model.init, jax.random.key(0), inputs)
   if not shapes:
@@ -122,24 +125,35 @@ def build(config: Config) -> Experiment:
       f"with eval.py --weights={config.model.name}"
     )
   made = jax.eval_shape(model.apply, shapes, inputs).shape
+  frame = None
+  if time and len(made) == 4:
+    frame = getattr(model, "center_frame", None)
+    frame = num_frames // 2 if frame is None else frame
+  elif time:
+    hr_shape = (1, *time, *hr_shape[1:])
   if made != hr_shape:
     raise ValueError(
       f"model '{config.model.name}' makes images of {made[1:]}, and the crops "
       f"are {hr_shape[1:]}; change config.data.patch_size or config.model"
     )
   schedule, optimizer = _optimizer(config, "schedule", "optimizer")
-  loss_fn, frozen = _loss_terms(config, hr_shape)
-  margin = 0 if latent_features else degradations.MARGIN
+  loss_fn, frozen = loss_terms(config, hr_shape)
+  degradation = None
+  if latent_features:
+    prepare = make_latent_prepare(latent_features)
+  else:
+    degradation = _degradation(config, scale)
+    prepare = make_prepare(
+      scale=scale,
+      channels=channels,
+      degradation=degradation,
+      quantize=config.quantize_lr,
+      frame=frame,
+    )
   common: dict[str, Any] = {
     "optimizer": optimizer,
     "loss_fn": loss_fn,
-    "prepare": (
-      make_latent_prepare(latent_features)
-      if latent_features
-      else make_prepare(
-        scale=scale, channels=channels, quantize=config.quantize_lr
-      )
-    ),
+    "prepare": prepare,
     "ema_decay": config.ema_decay,
   }
   discriminator = d_optimizer = None
@@ -175,11 +189,50 @@ def build(config: Config) -> Experiment:
     d_optimizer=d_optimizer,
     step=step,
     frozen=frozen,
-    margin=margin,
+    degradation=degradation,
+    num_frames=num_frames,
     ema=config.ema_decay > 0,
     input_shape=input_shape,
     hr_shape=hr_shape,
   )
+
+
+def _num_frames(config: Config, model: Any) -> int | None:
+  """Of a clip as the step sees it; None for a model of images."""
+  fields = config.data
+  if not hasattr(model, "num_frames"):
+    if fields.num_frames:
+      raise ValueError(
+        f"config.data.num_frames {fields.num_frames}: model "
+        f"'{config.model.name}' takes images, not clips; set it to 0"
+      )
+    return None
+  if fields.num_frames < 1:
+    raise ValueError(
+      f"config.data.num_frames {fields.num_frames}: model "
+      f"'{config.model.name}' takes clips; set it to the frames of one"
+    )
+  num_frames = fields.num_frames * (2 if fields.mirror else 1)
+  if model.num_frames not in (None, num_frames):
+    raise ValueError(
+      f"model '{config.model.name}' takes {model.num_frames} frames, and "
+      f"config.data.num_frames {fields.num_frames} with config.data.mirror "
+      f"{fields.mirror} gives {num_frames}"
+    )
+  return num_frames
+
+
+def _degradation(config: Config, scale: int) -> degradations.Degradation:
+  """That of the recipe, once it is known to make what the model takes."""
+  try:
+    found = degradations.find(config.degradation)
+    side = scale * (2 * found.margin + 1)
+    hr = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+    make = functools.partial(found.downsample, scale=scale, margin=found.margin)
+    jax.eval_shape(make, hr)
+  except ValueError as error:
+    raise ValueError(f"config.degradation: {error}") from error
+  return found
 
 
 def _check_numbers(config: Config) -> None:
@@ -205,6 +258,14 @@ def _check_numbers(config: Config) -> None:
     raise ValueError(
       f"config.data.batch_size {config.data.batch_size} is not a multiple of "
       f"config.accumulate {config.accumulate}"
+    )
+  if (config.perceptual.weight or config.discriminator.name) and (
+    config.data.num_frames
+  ):
+    raise ValueError(
+      f"config.data.num_frames {config.data.num_frames}: perceptual and "
+      "adversarial terms look at images, not at clips; set "
+      "config.perceptual.weight to 0 and config.discriminator.name to ''"
     )
   for name in ("warm_up_steps", "keep_best", "d_init_steps"):
     if config[name] < 0:
@@ -247,82 +308,6 @@ def _optimizer(
     later=("schedule",),
   )
   return schedule, make(schedule)
-
-
-def _loss_terms(
-  config: Config, hr_shape: tuple[int, ...]
-) -> tuple[LossTerms, Any]:
-  """The content terms of the generator's loss, and what they need: frozen."""
-  weight = config.loss.get("weight", 1.0)
-  fields = {k: v for k, v in config.loss.items() if k != "weight"}
-  pixel = checks.named(LOSSES, "loss", fields, later=("sr", "hr", "weight"))
-  features, frozen = _perceptual(config, hr_shape)
-  adversarial = bool(config.discriminator.name) and config.adversarial.weight
-  if not 0 <= weight < math.inf or not (weight or features or adversarial):
-    raise ValueError(
-      f"config.loss.weight {weight} is not positive, and 0 needs another term: "
-      "config.perceptual.weight or config.adversarial.weight"
-    )
-  if config.loss.get("reduction") == "sum":
-    # The parts of a batch are averaged, and a sum over each is one of many.
-    weight *= config.accumulate
-
-  def terms(sr: Any, hr: Any, frozen: Any) -> dict[str, jax.Array]:
-    found = {}
-    if weight:
-      found["pixel"] = weight * pixel(sr, hr)
-    return found | (features(sr, hr, frozen) if features else {})
-
-  return terms, frozen
-
-
-def _perceptual(
-  config: Config, hr_shape: tuple[int, ...]
-) -> tuple[LossTerms | None, Any]:
-  """The terms on VGG19's features, if the recipe has any; its variables."""
-  fields = config.perceptual
-  style = fields.style_weight
-  if not fields.weight and not style:
-    return None, None
-  layers = tuple(fields.layer_weights)
-  options = {
-    "layers": layers,
-    "input_norm": fields.input_norm,
-    "range_norm": fields.range_norm,
-  }
-  model: Any
-  if fields.vgg == "random":
-    model = models.build("vgg19", **options)
-    variables = jax.jit(model.init)(
-      jax.random.key(0, impl="rbg"), jnp.zeros((1, 32, 32, 3))
-    )
-  else:
-    path = epath.Path(fields.vgg or _VGG).expanduser()
-    if not path.exists():
-      path = data_root(config.data.data_dir or None) / path
-    try:
-      model, variables = weights.load_vgg19(path, **options)
-    except FileNotFoundError as error:
-      raise FileNotFoundError(f"config.perceptual.vgg: {error}") from error
-  model = model.clone(dtype=jnp.dtype(config.model.get("dtype", "float32")))
-
-  def terms(sr: Any, hr: Any, frozen: Any) -> dict[str, jax.Array]:
-    content, style_term = losses.perceptual(
-      sr,
-      hr,
-      features_fn=lambda image: model.apply(frozen, image),
-      layer_weights=dict(fields.layer_weights),
-      perceptual_weight=fields.weight,
-      style_weight=style,
-      criterion=fields.criterion,
-    )
-    found = {"perceptual": content} if fields.weight else {}
-    return found | ({"style": style_term} if style else {})
-
-  # What is wrong is told now, not when the step is traced.
-  image = jax.ShapeDtypeStruct(hr_shape, jnp.float32)
-  jax.eval_shape(terms, image, image, variables)
-  return terms, jax.device_get(variables)
 
 
 def _discriminator(config: Config, hr_shape: tuple[int, ...]) -> Any:

@@ -86,8 +86,8 @@ class Adversarial:
     """The generator's term, and the discriminator's statistics after it."""
     real, batch_stats = None, net.batch_stats
     if self.relativistic:
-      real, batch_stats = run(discriminator, net.params, batch_stats, hr)
-    fake, batch_stats = run(discriminator, net.params, batch_stats, sr)
+      real, batch_stats, _ = run(discriminator, net.params, batch_stats, hr)
+    fake, batch_stats, _ = run(discriminator, net.params, batch_stats, sr)
     if real is not None:
       term = losses.relativistic_generator(real, fake, **self._target)
     else:
@@ -107,9 +107,9 @@ class Adversarial:
   ) -> tuple[dict[str, jax.Array], tuple[jax.Array, jax.Array], Any]:
     """The discriminator's terms; its logits, real and fake; its statistics."""
     if self.relativistic:
-      compared, batch_stats = run(discriminator, params, batch_stats, sr)
-      real, batch_stats = run(discriminator, params, batch_stats, hr)
-      fake, batch_stats = run(discriminator, params, batch_stats, sr)
+      compared, batch_stats, _ = run(discriminator, params, batch_stats, sr)
+      real, batch_stats, _ = run(discriminator, params, batch_stats, hr)
+      fake, batch_stats, _ = run(discriminator, params, batch_stats, sr)
       terms = {
         "real": losses.relativistic_discriminator(
           real, compared, real=True, **self._target
@@ -119,8 +119,8 @@ class Adversarial:
         ),
       }
     else:
-      real, batch_stats = run(discriminator, params, batch_stats, hr)
-      fake, batch_stats = run(discriminator, params, batch_stats, sr)
+      real, batch_stats, _ = run(discriminator, params, batch_stats, hr)
+      fake, batch_stats, _ = run(discriminator, params, batch_stats, sr)
       terms = {
         name: losses.adversarial(
           logits, real=name == "real", for_discriminator=True, **self._target
@@ -187,12 +187,12 @@ def make_gan_step(
     params: Any, state: TrainState, frozen: Any, inputs: Any, hr: Any
   ) -> tuple[jax.Array, Any]:
     stats, d_net = state.generator.batch_stats, state.discriminator
-    sr, batch_stats = run(generator, params, stats, inputs)
+    sr, batch_stats, watched = run(generator, params, stats, inputs)
     terms = loss_fn(sr, hr, frozen)
     terms["adversarial"], d_stats = adversarial.for_generator(
       discriminator, d_net, sr, hr
     )
-    return total(terms), (terms, sr, batch_stats, d_stats)
+    return total(terms), (terms, watched, sr, batch_stats, d_stats)
 
   def discriminator_loss(
     params: Any, d_stats: Any, sr: Any, hr: Any, key: jax.Array
@@ -210,7 +210,7 @@ def make_gan_step(
     inputs, hr = prepare(batch, prepare_key)
 
     def move_generator() -> tuple[NetState, jax.Array, Any, Metrics]:
-      grads, (terms, sr, batch_stats, d_stats) = jax.grad(
+      grads, (terms, watched, sr, batch_stats, d_stats) = jax.grad(
         generator_loss, has_aux=True
       )(net.params, state, frozen, inputs, hr)
       moved = move(
@@ -219,12 +219,13 @@ def make_gan_step(
       metrics = {
         "loss": total(terms),
         **named(terms),
+        **watched,
         "grad_norm": optax.tree.norm(grads),
       }
       return moved, sr, d_stats, metrics
 
     def hold_generator() -> tuple[NetState, jax.Array, Any, Metrics]:
-      sr, batch_stats = run(generator, net.params, net.batch_stats, inputs)
+      sr, batch_stats, _ = run(generator, net.params, net.batch_stats, inputs)
       shapes = jax.eval_shape(move_generator)[-1]
       nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
       held = net.replace(batch_stats=batch_stats)

@@ -42,6 +42,9 @@ class Health:
     action: "warn" does not fail by saturation, "stop" does, and "rollback"
       goes back to the last good checkpoint on either failure.
     max_rollbacks: As often, then the run stops.
+    max_offset: Mean magnitude of a deformable convolution's offsets, in pixels,
+      over a period, that is warned of: such alignments seldom come back. 0
+      warns of none.
 
   Raises:
     ValueError: an argument is out of range.
@@ -55,18 +58,21 @@ class Health:
     patience: int = 3,
     action: str = "warn",
     max_rollbacks: int = 3,
+    max_offset: float = 50.0,
   ):
     if action not in _ACTIONS:
       raise ValueError(
         f"config.health.action '{action}' is not one of {list(_ACTIONS)}"
       )
-    if max_gap < 0 or patience < 1 or max_rollbacks < 0:
+    if min(max_gap, max_rollbacks, max_offset) < 0 or patience < 1:
       raise ValueError(
-        f"config.health: max_gap {max_gap} and max_rollbacks {max_rollbacks} "
-        f"must not be negative, and patience {patience} be at least 1"
+        f"config.health: max_gap {max_gap}, max_rollbacks {max_rollbacks} and "
+        f"max_offset {max_offset} must not be negative, and patience "
+        f"{patience} be at least 1"
       )
     self._max_skipped = max_skipped
     self._max_gap, self._patience = max_gap, patience
+    self._max_offset = max_offset
     self._action, self._rollbacks_left = action, max_rollbacks
     self._skipped, self._saturated = 0, 0
 
@@ -101,11 +107,17 @@ class Health:
           failure=f"loss or gradient not finite for {self._skipped} steps on "
           f"end, steps {at + 1 - self._skipped} to {at}"
         )
-    gaps = [v["d_gap"] for v in values if not v["skipped"] and "d_gap" in v]
-    gap = float(np.mean(gaps)) if gaps else 0.0
+    gap, offset = (_mean(values, name) for name in ("d_gap", "offset"))
     if not self._max_gap or gap <= self._max_gap:
       self._saturated = 0
-      return Verdict()
+      if not self._max_offset or offset <= self._max_offset:
+        return Verdict()
+      return Verdict(
+        warning="the deformable alignment runs away: the mean offset of a "
+        f"layer is {offset:.0f} pixels, more than config.health.max_offset "
+        f"{self._max_offset:g}; go on from an earlier checkpoint, or hold the "
+        "offsets by config.model.max_offset"
+      )
     self._saturated += 1
     told = (
       f"the discriminator is saturated: D(real) - D(fake) is {gap:.1f}, more "
@@ -115,6 +127,12 @@ class Health:
     if self._action != "warn" and self._saturated >= self._patience:
       return Verdict(failure=told)
     return Verdict(warning=told)
+
+
+def _mean(values: Sequence[Mapping[str, float]], name: str) -> float:
+  """Of one metric over the steps that moved; 0 where there is none."""
+  found = [v[name] for v in values if not v["skipped"] and name in v]
+  return float(np.mean(found)) if found else 0.0
 
 
 def summary(values: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -25,7 +25,7 @@ from sr_jax.training.evaluator import Evaluator
 from sr_jax.training.health import Health, UnhealthyError, summary
 from sr_jax.training.state import TrainState
 from sr_jax.training.steps import compile_step
-from sr_jax.training.warm_start import warm_start
+from sr_jax.training.warm_start import begin_parts, warm_start
 from sr_jax.training.writers import Writers
 from sr_jax.types import Config
 from sr_jax.weights.files import write_whole
@@ -78,10 +78,9 @@ class _Run:
     parts = experiments.build(config)
     self.parts = parts
     self.mesh = sharding.make_mesh(**config.mesh)
-    side = config.data.patch_size + 2 * parts.margin * parts.scale
     sharding.check_batch(
       self.mesh,
-      (config.data.batch_size, side, side, 3),
+      (config.data.batch_size, *parts.batch_shape),
       accumulate=config.accumulate,
     )
     checks.check_unchanged(config, workdir / "config.json")
@@ -106,6 +105,7 @@ class _Run:
       num_workers=config.data.num_workers,
       shard_index=jax.process_index(),
       shard_count=jax.process_count(),
+      **self._clip_options(),
     )
     _close_at_end(stack, self.loader)
     (self.workdir / "weights").mkdir(parents=True, exist_ok=True)
@@ -129,6 +129,20 @@ class _Run:
     )
     _close_at_end(stack, self.writers)
 
+  def _clip_options(self) -> dict[str, Any]:
+    """What the loader needs to know of borders, and of clips."""
+    fields, options = self.config.data, {}
+    if self.parts.degradation:
+      options["border"] = self.parts.degradation.border
+    if self.parts.num_frames:
+      options |= {
+        "num_frames": fields.num_frames,
+        "interval": fields.interval,
+        "random_reverse": fields.random_reverse,
+        "mirror": fields.mirror,
+      }
+    return options
+
   def _begin(self) -> TrainState:
     """A fresh state, or that of the newest checkpoint; both as sharded."""
     key = jax.random.key(self.config.seed, impl="rbg")
@@ -145,6 +159,11 @@ class _Run:
       self.parts.init_state, out_shardings=sharding.replicated(self.mesh)
     )
     state = jax.device_put(init(key), self.shardings)
+    state = begin_parts(
+      state,
+      self.config.init_parts,
+      data_dir=self.config.data.data_dir or None,
+    )
     if self.config.init_from:
       state, self.anew = warm_start(
         state, self.config.init_from, freeze=self.config.optimizer.freeze

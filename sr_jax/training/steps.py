@@ -33,16 +33,19 @@ def make_prepare(
   *,
   scale: int,
   channels: int,
-  margin: int = degradations.MARGIN,
+  degradation: degradations.Degradation = degradations.DEGRADATIONS["BI"],
   quantize: bool = True,
+  frame: int | None = None,
 ) -> Prepare:
-  """From the uint8 batch to what a network is trained on.
+  """From the uint8 batch, images or clips, to what a network is trained on.
 
   Args:
     scale: Factor between `hr` and `lr`.
     channels: 3 for RGB; 1 for Y, converted before the degradation.
-    margin: Low-resolution pixels of context around the crops of `hr`.
+    degradation: Makes `lr` where the batch has none; the crops of `hr` have its
+      margin around them then.
     quantize: Round the made `lr` to 8 bits; papers on Y do not.
+    frame: Of clips, the one frame that the network restores; None is all.
 
   Returns:
     `prepare(batch, key) -> (lr, hr)`, float32 in [0, 1].
@@ -56,10 +59,16 @@ def make_prepare(
     del key  # A degradation that draws nothing.
     hr = to_float(batch["hr"])
     if "lr" in batch:
-      return to_float(batch["lr"]), hr
-    lr = degradations.bicubic(hr, scale=scale, margin=margin, quantize=quantize)
-    hr = degradations.drop_margin(hr, margin * scale)
-    return jnp.asarray(lr), jnp.asarray(hr)
+      lr = to_float(batch["lr"])
+    else:
+      margin = degradation.margin
+      lr = jnp.asarray(
+        degradation.downsample(
+          hr, scale=scale, margin=margin, quantize=quantize
+        )
+      )
+      hr = jnp.asarray(degradations.drop_margin(hr, margin * scale))
+    return lr, hr if frame is None else hr[:, frame]
 
   return prepare
 
@@ -88,17 +97,26 @@ def _unit(image: AnyArray) -> jax.Array:
 
 def run(
   model: Any, params: Any, batch_stats: Any, x: jax.Array
-) -> tuple[jax.Array, Any]:
-  """A network in training: its output, and its statistics as it moves them."""
-  if not batch_stats:
-    return model.apply({"params": params}, x), batch_stats
+) -> tuple[jax.Array, Any, Metrics]:
+  """A network in training.
+
+  Returns:
+    Its output; its statistics as it moves them; and what it lets be watched:
+    of the values that layers sow as "metrics", the largest of each name.
+  """
+  variables, train = {"params": params}, {}
+  if batch_stats:
+    variables["batch_stats"], train = batch_stats, {"train": True}
   y, moved = model.apply(
-    {"params": params, "batch_stats": batch_stats},
-    x,
-    train=True,
-    mutable=["batch_stats"],
+    variables, x, mutable=["batch_stats", "metrics"], **train
   )
-  return y, moved["batch_stats"]
+  watched: Metrics = {}
+  for path, value in jax.tree_util.tree_leaves_with_path(
+    moved.get("metrics", {})
+  ):
+    name, value = path[-1].key, jnp.max(value)
+    watched[name] = jnp.maximum(watched.get(name, value), value)
+  return y, moved.get("batch_stats", batch_stats), watched
 
 
 def move(
@@ -206,20 +224,20 @@ def make_step(
   def loss_of(
     params: Any, batch_stats: Any, frozen: Any, inputs: Any, hr: jax.Array
   ) -> tuple[jax.Array, Any]:
-    sr, batch_stats = run(model, params, batch_stats, inputs)
+    sr, batch_stats, watched = run(model, params, batch_stats, inputs)
     terms = loss_fn(sr, hr, frozen)
-    return total(terms), (terms, batch_stats)
+    return total(terms), (terms, watched, batch_stats)
 
   def mean_gradients(
     net: NetState, batch: Batch, key: jax.Array, frozen: Any
   ) -> tuple[Any, Any]:
-    """Terms and gradients; statistics."""
+    """Terms, what is watched, and gradients; statistics."""
 
     def gradients(batch_stats: Any, batch: Batch, key: jax.Array) -> Any:
-      grads, (terms, batch_stats) = jax.grad(loss_of, has_aux=True)(
+      grads, (terms, watched, batch_stats) = jax.grad(loss_of, has_aux=True)(
         net.params, batch_stats, frozen, *prepare(batch, key)
       )
-      return (terms, grads), batch_stats
+      return (terms, watched, grads), batch_stats
 
     if accumulate == 1:
       return gradients(net.batch_stats, batch, key)
@@ -246,7 +264,9 @@ def make_step(
     state: TrainState, batch: Batch, key: jax.Array, frozen: Any = None
   ) -> tuple[TrainState, Metrics]:
     net = state.generator
-    (terms, grads), batch_stats = mean_gradients(net, batch, key, frozen)
+    (terms, watched, grads), batch_stats = mean_gradients(
+      net, batch, key, frozen
+    )
     loss, norm = total(terms), optax.tree.norm(grads)
     moved = move(
       net, grads, optimizer, step=state.step, batch_stats=batch_stats
@@ -255,6 +275,7 @@ def make_step(
     metrics = {
       "loss": loss,
       **named(terms),
+      **watched,
       "grad_norm": norm,
       "skipped": 1.0 - finite.astype(jnp.float32),
     }

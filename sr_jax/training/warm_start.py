@@ -1,16 +1,18 @@
 """A run that begins from the parameters of another."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 
+from sr_jax.data.sources import data_root
 from sr_jax.evaluation.networks import load_network
 from sr_jax.training.optimizers import Freeze
-from sr_jax.training.state import TrainState
+from sr_jax.training.state import NetState, TrainState
 
 
 def warm_start(
@@ -54,25 +56,90 @@ def warm_start(
       f"{', and would be frozen as they begin' if frozen else ''}"
     )
 
-  def taken(given: dict[str, Any], tree: Any) -> Any:
-    def leaf(path: Any, x: jax.Array) -> jax.Array:
-      found = given.get(_text(path))
-      if found is None or found.shape != x.shape:
-        return x
-      value = np.asarray(found)
-      return jax.make_array_from_callback(
-        x.shape, x.sharding, lambda index: value[index]
-      )
-
-    return jax.tree_util.tree_map_with_path(leaf, tree)
-
-  params = taken(given, params)
+  params = _taken(given, params)
   net = state.generator.replace(
-    params=params, batch_stats=taken(given_stats, state.generator.batch_stats)
+    params=params, batch_stats=_taken(given_stats, state.generator.batch_stats)
   )
-  if net.ema_params is not None:
-    net = net.replace(ema_params=jax.tree.map(jnp.copy, params))
-  return state.replace(generator=net), missing
+  return state.replace(generator=_average_anew(net)), missing
+
+
+def begin_parts(
+  state: TrainState, files: Mapping[str, str], *, data_dir: str | None = None
+) -> TrainState:
+  """Parts of the generator taken from weight files of those parts alone.
+
+  Args:
+    state: Of the new run, at step 0.
+    files: Name of a part, the first of its parameters' paths -> weight file,
+      there or under the folder of the sets.
+    data_dir: That folder; SR_JAX_DATA where it is None.
+
+  Returns:
+    The state, its moving average begun anew.
+
+  Raises:
+    FileNotFoundError: no such file.
+    ValueError: no such part, or the file is of another network.
+  """
+  net = state.generator
+  for name, file in files.items():
+    wanted = {
+      path: leaf.shape
+      for path, leaf in _by_path(net.params)
+      if path.startswith(f"{name}/")
+    }
+    if not wanted:
+      raise ValueError(
+        f"config.init_parts.{name}: the model has no such part; it has "
+        f"{sorted(net.params)}"
+      )
+    path = epath.Path(file).expanduser()
+    path = path if path.exists() else data_root(data_dir) / file
+    if not path.exists():
+      raise FileNotFoundError(
+        f"config.init_parts.{name} '{file}' is not there, nor in "
+        f"{data_root(data_dir)}; give the file, "
+        f"--config.init_parts.{name}=FILE, or a whole network to begin from, "
+        "--config.init_from=RUN"
+      )
+    # The extractor of IconVSR's key frames is a part of EDVR there too.
+    given = {
+      f"{name}/{key.removeprefix('features/')}": value
+      for key, value in _by_path(load_network(str(path)).variables["params"])
+    }
+    missing = [
+      key
+      for key, shape in wanted.items()
+      if key not in given or given[key].shape != shape
+    ]
+    if missing:
+      raise ValueError(
+        f"config.init_parts.{name} '{file}' is of another network: {missing} "
+        "are not in it, or of another shape"
+      )
+    net = _average_anew(net.replace(params=_taken(given, net.params)))
+  return state.replace(generator=net)
+
+
+def _taken(given: Mapping[str, Any], tree: Any) -> Any:
+  """The tree with what is given, by path, where shapes agree."""
+
+  def leaf(path: Any, x: jax.Array) -> jax.Array:
+    found = given.get(_text(path))
+    if found is None or found.shape != x.shape:
+      return x
+    value = np.asarray(found)
+    return jax.make_array_from_callback(
+      x.shape, x.sharding, lambda index: value[index]
+    )
+
+  return jax.tree_util.tree_map_with_path(leaf, tree)
+
+
+def _average_anew(net: NetState) -> NetState:
+  if net.ema_params is None:
+    return net
+  return net.replace(ema_params=jax.tree.map(jnp.copy, net.params))
 
 
 def _text(path: Any) -> str:
