@@ -14,7 +14,7 @@ from typing import overload
 
 from etils import epath
 
-from sr_jax.data import benchmarks, sources
+from sr_jax.data import benchmarks, pans, sources
 
 #: Clips of PFNL's sets keep their ground truth in a folder of this name.
 _INNER = "truth"
@@ -143,7 +143,7 @@ def is_clips(spec: str) -> bool:
   """Whether a spec names clips rather than images, as far as can be told."""
   for name, _ in sources.parse(spec, "test"):
     folder = epath.Path(name).expanduser()
-    if name.lower() in benchmarks.NAMED_CLIPS:
+    if name.lower() in ("pans", *benchmarks.NAMED_CLIPS):
       continue
     if name.lower() in benchmarks.NAMED_SETS or not folder.is_dir():
       return False
@@ -154,6 +154,8 @@ def is_clips(spec: str) -> bool:
 
 def _find(name: str, root: epath.Path, split: str) -> sources.Source:
   known = name.lower()
+  if known == "pans":
+    return _source(known, split, pans.pans(split))
   if known in benchmarks.NAMED_CLIPS:
     if split == "test":
       known = benchmarks.NAMED_CLIPS[known].test or known
@@ -161,7 +163,7 @@ def _find(name: str, root: epath.Path, split: str) -> sources.Source:
   folder = epath.Path(name).expanduser()
   if name and folder.is_dir():
     return _source(folder.name, split, list_clips(folder))
-  names = list(benchmarks.NAMED_CLIPS)
+  names = ["pans", *benchmarks.NAMED_CLIPS]
   if known == "photos" or known in benchmarks.NAMED_SETS:
     hint = " It is a set of images."
   else:
