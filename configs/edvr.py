@@ -15,9 +15,10 @@ Variants, after a colon and separated by commas:
                trained from the first.
   smoke        a few steps of a tiny network.
 
-Deformable alignment can run away: `offset/...` of the log is the mean magnitude
-of the offsets of a layer in pixels, and past 50 the run will not recover. Go on
-from an earlier checkpoint, or hold the offsets: --config.model.max_offset=32.
+Deformable alignment can run away: `offset` of the curves is the mean magnitude
+of a layer's offsets in pixels (of the layer that has the largest), and past 50
+a run seldom recovers, and says so. Go on from an earlier checkpoint, or hold
+the offsets: --config.model.max_offset=32.
 
 Command:  python train.py --config=configs/edvr.py:wotsa
           python train.py --config=configs/edvr.py:from=runs/edvr_m_wotsa
