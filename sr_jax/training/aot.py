@@ -111,7 +111,9 @@ def compile_for(
   mesh = sharding.make_mesh(**config.mesh, devices=devices)
   side = config.data.patch_size + 2 * parts.margin * parts.scale
   shape = (config.data.batch_size, side, side, 3)
-  sharding.check_batch(mesh, shape, accumulate=config.accumulate)
+  sharding.check_batch(
+    mesh, shape, scale=parts.scale, accumulate=config.accumulate
+  )
 
   key = jax.eval_shape(lambda: jax.random.key(0))
   state = jax.eval_shape(parts.init_state, key)

@@ -82,6 +82,7 @@ class _Run:
     sharding.check_batch(
       self.mesh,
       (config.data.batch_size, side, side, 3),
+      scale=parts.scale,
       accumulate=config.accumulate,
     )
     checks.check_unchanged(config, workdir / "config.json")
