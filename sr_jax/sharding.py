@@ -108,8 +108,8 @@ def check_batch(
   each = shape[-3] // (scale * mesh.shape["space"])
   if mesh.shape["space"] > 1 and each < _MIN_ROWS:
     raise ValueError(
-      f"mesh space={mesh.shape['space']} leaves {each} low-resolution rows to a "
-      f"device, and it takes {_MIN_ROWS}: XLA computes wide convolutions wrong "
+      f"mesh space={mesh.shape['space']} leaves {each} low-resolution rows to "
+      f"a device, and it takes {_MIN_ROWS}: XLA gets wide convolutions wrong "
       "on fewer; give larger crops (config.data.patch_size) or a smaller space"
     )
   rows = mesh.devices.reshape(chips, -1)
