@@ -4,9 +4,8 @@ No figure is published for crops of photographs; what there is to see is the
 grid of samples in `runs/dcgan_64/samples`, of the same noise each time.
 
 Variants, after a colon and separated by commas:
-  cpu          images of 32 pixels, a quarter of the features, batches of 32:
-               what a quarter of an hour of two CPU cores trains
-               (docs/reproducing.md).
+  cpu          images of 32 pixels, half of the features, batches of 32: a
+               quarter of an hour of two CPU cores (docs/reproducing.md).
   smoke        a few steps on the quickstart's photographs.
 
 Command:  python train.py --config=configs/dcgan.py \\
@@ -64,7 +63,7 @@ def get_config(argument: str = "") -> ConfigDict:
     config.data.train = "t91+bsd200"
     config.data.batch_size = 32
     config.data.crops_per_image = 4
-    config.steps = 6000
+    config.steps = 4000
     config.eval_every = 500
   if "smoke" in words:
     config = common.smoke(config)

@@ -11,10 +11,11 @@ Variants, after a colon and separated by commas:
                so does x2 from x4.
   x2, x4       enlargement; x4 where none is given.
   unet         Real-ESRGAN's U-Net with spectral norm as discriminator, and its
-               weights of the losses (L1 1, five layers of VGG19, GAN 0.1).
+               weights of the losses (L1 1, five layers of VGG19, GAN 0.1); the
+               rest, its rates too, is ESRGAN's, and no figure is published.
   cpu          32 features and 3 blocks on T91 + BSD200, crops of 64 pixels,
-               VGG19 up to conv3_4, a smaller discriminator: half an hour a
-               stage on two CPU cores (docs/reproducing.md).
+               VGG19 up to conv3_4, a smaller discriminator: minutes a stage on
+               two CPU cores (docs/reproducing.md). Not with unet.
   smoke        a few steps on the quickstart's photographs; VGG19 is random.
 
 VGG19's ImageNet weights are needed for stage 2: --config.perceptual.vgg=FILE; a
@@ -47,10 +48,12 @@ def get_config(argument: str = "") -> ConfigDict:
   psnr = "psnr" in words
   if psnr and "unet" in words:
     raise ValueError("psnr has no discriminator, so no 'unet' either")
+  if cpu and "unet" in words:
+    raise ValueError("cpu has a discriminator of its own: leave 'unet' out")
   config = common.base()
   config.name = f"esrgan{'_psnr' if psnr else ''}_x{scale}"
   config.name += "_unet" if "unet" in words else ""
-  if scale == 4 and not cpu:
+  if scale == 4 and not cpu and "unet" not in words:
     config.published = "rrdbnet_psnr" if psnr else "esrgan"
   config.model = ConfigDict(
     {
@@ -118,7 +121,7 @@ def get_config(argument: str = "") -> ConfigDict:
 
 
 def _on_a_cpu(config: Any, *, psnr: bool) -> None:
-  """What half an hour trains."""
+  """What some minutes train."""
   config.name += "_cpu"
   config.data.train = "t91+bsd200"
   config.data.patch_size = 64
@@ -129,17 +132,17 @@ def _on_a_cpu(config: Any, *, psnr: bool) -> None:
   config.ema_decay = 0.99
   config.log_every = 100
   config.eval_every = 500
+  config.eval.metrics = "psnr,ssim,niqe"
   if psnr:
     config.steps = 3500
     config.schedule = common.cosine(8e-4, config.steps, eta_min=1e-6)
     return
   config.steps = 1250
   config.eval_every = 250
-  # At a rate that does not fall NIQE goes down, up and down again.
+  # Of eight settings the one whose NIQE fell most steadily; see docs.
   config.schedule = common.multi_step(3e-4, 250, 500, 750)
   config.d_schedule = common.multi_step(3e-4, 250, 500, 750)
   config.ema_decay = 0.995
-  config.eval.metrics = "psnr,ssim,niqe"
   # Caffe's features are 500 times as large as torchvision's conv5_4.
   config.perceptual.layer_weights = ConfigDict({"conv3_4": 2e-3})
   config.adversarial.weight = 0.1

@@ -13,6 +13,11 @@ from sr_jax.types import Batch
 #: Batch over chips; parameters and optimizer state over chips; image rows.
 AXES = ("data", "fsdp", "space")
 
+# Rows of the network's input on a device, at least. A 9x9 kernel reaches four
+# rows into the next device's, and where that has no more than four, XLA's
+# partitioner (jaxlib 0.10.2) gives wrong results.
+_MIN_ROWS = 8
+
 
 def make_mesh(
   *,
@@ -74,13 +79,14 @@ def batch_sharding(mesh: Mesh, ndim: int) -> NamedSharding:
 
 
 def check_batch(
-  mesh: Mesh, shape: Sequence[int], *, accumulate: int = 1
+  mesh: Mesh, shape: Sequence[int], *, scale: int = 1, accumulate: int = 1
 ) -> None:
   """Refuses a global batch of images that the mesh cannot share out.
 
   Args:
     mesh: Of the run.
     shape: Of all hosts' images together.
+    scale: By which the network's input is smaller.
     accumulate: Parts into which the step splits the batch.
 
   Raises:
@@ -98,6 +104,13 @@ def check_batch(
     raise ValueError(
       f"{shape[-3]} image rows (the crop with its margin) are not a multiple "
       f"of mesh space={mesh.shape['space']}; change config.data.patch_size"
+    )
+  each = shape[-3] // (scale * mesh.shape["space"])
+  if mesh.shape["space"] > 1 and each < _MIN_ROWS:
+    raise ValueError(
+      f"mesh space={mesh.shape['space']} leaves {each} low-resolution rows to "
+      f"a device, and it takes {_MIN_ROWS}: XLA gets wide convolutions wrong "
+      "on fewer; give larger crops (config.data.patch_size) or a smaller space"
     )
   rows = mesh.devices.reshape(chips, -1)
   if any(len({d.process_index for d in row}) > 1 for row in rows):

@@ -32,3 +32,10 @@ def test_what_a_mesh_cannot_share_out_is_refused():
   mesh = sharding.make_mesh(devices=one)
   with pytest.raises(ValueError, match="batch_size 4 is not a multiple"):
     sharding.check_batch(mesh, (4, 8, 8, 3), accumulate=3)
+  # As if it were two.
+  two = jax.sharding.Mesh(
+    np.array([one[0], one[0]]).reshape(1, 1, 2), sharding.AXES
+  )
+  sharding.check_batch(two, (1, 32, 32, 3), scale=2)
+  with pytest.raises(ValueError, match="leaves 4 low-resolution rows"):
+    sharding.check_batch(two, (1, 32, 32, 3), scale=4)

@@ -31,6 +31,7 @@ _SELFEXSR = "https://github.com/jbhuang0604/SelfExSR (data/<set>, the HR files)"
 _FSRCNN = "http://mmlab.ie.cuhk.edu.hk/projects/FSRCNN.html"
 _BSDS = "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/bsds/"
 _DIV2K = "https://data.vision.ee.ethz.ch/cvl/DIV2K/DIV2K_train_HR.zip"
+_DIV2K_VALID = "https://data.vision.ee.ethz.ch/cvl/DIV2K/DIV2K_valid_HR.zip"
 _FLICKR2K = "https://cv.snu.ac.kr/research/EDSR/Flickr2K.tar"
 
 NAMED_SETS: dict[str, NamedSet] = {
@@ -57,6 +58,11 @@ NAMED_SETS: dict[str, NamedSet] = {
     count=800,
     folders=("DIV2K/DIV2K_train_HR", "DIV2K_train_HR", "DIV2K"),
     where=_DIV2K,
+  ),
+  "div2k100": NamedSet(
+    count=100,
+    folders=("DIV2K/DIV2K_valid_HR", "DIV2K_valid_HR", "DIV2K100"),
+    where=_DIV2K_VALID,
   ),
   "flickr2k": NamedSet(
     count=2650,

@@ -28,6 +28,10 @@ class EDSR(nn.Module, kw_only=True):
     remat: Compute blocks anew in the backward pass.
     dtype: Of the computation; parameters and the output are float32.
 
+  Raises:
+    ValueError: the input's channels or the scale do not fit, or `rgb_mean` is
+      not one number a channel.
+
   Source: Lim et al. 2017, fig. 3 and sec. 3.2; BasicSR `EDSR`.
   """
 

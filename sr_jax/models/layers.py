@@ -23,7 +23,10 @@ def he_init(scale: float = 1.0) -> Initializer:
 
 
 def torch_init() -> Initializer:
-  """Uniform in +-1 / sqrt(fan in): what `torch.nn` begins with."""
+  """Uniform in +-1 / sqrt(fan in): what kernels begin with in `torch.nn`.
+
+  Biases begin at 0 here, and not uniform in the same interval as they do there.
+  """
   return nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform")
 
 
@@ -235,10 +238,13 @@ class BatchNorm(nn.Module):
       # Not E[x^2] - E[x]^2, which loses digits where the mean is large.
       batch_var = jnp.square(inputs - batch_mean).mean(axes)
       if not self.is_initializing():
+        # Constants to whoever reads them later in the same step, as a penalty
+        # on the discriminator does.
+        seen_mean, seen_var = jax.lax.stop_gradient((batch_mean, batch_var))
         n = inputs.size // inputs.shape[-1]
         keep, move = self.momentum, 1.0 - self.momentum
-        mean.value = keep * mean.value + move * batch_mean
-        unbiased = batch_var * (n / max(n - 1, 1))
+        mean.value = keep * mean.value + move * seen_mean
+        unbiased = seen_var * (n / max(n - 1, 1))
         var.value = keep * var.value + move * unbiased
         count.value = count.value + 1
     else:

@@ -65,6 +65,9 @@ class SRResNet(nn.Module, kw_only=True):
     remat: Compute blocks anew in the backward pass.
     dtype: Of the computation; parameters and the output are float32.
 
+  Raises:
+    ValueError: the scale does not fit, or the input is no batch of images.
+
   Source: Ledig et al. 2017, fig. 4.
   """
 
@@ -141,6 +144,9 @@ class MSRResNet(nn.Module, kw_only=True):
     num_blocks: Residual blocks.
     remat: Compute blocks anew in the backward pass.
     dtype: Of the computation; parameters and the output are float32.
+
+  Raises:
+    ValueError: the input's channels or the scale do not fit.
 
   Source: BasicSR `MSRResNet` (Wang et al. 2018, ESRGAN's baseline).
   """

@@ -68,6 +68,10 @@ class VGG19(nn.Module, kw_only=True):
     range_norm: Map an image in [-1, 1] to [0, 1] before that.
     dtype: Of the computation; parameters and the features are float32.
 
+  Raises:
+    ValueError: a layer that is not there, numbers of widths, mean or std that
+      do not fit, or an image that is too small for the layers asked for.
+
   Source: Simonyan & Zisserman 2015, table 1, E; names and normalisation of
   BasicSR `VGGFeatureExtractor`.
   """

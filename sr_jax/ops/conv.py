@@ -288,8 +288,9 @@ def _tap_products(
 ) -> Array:
   """`sum_p x[p + tap, i] * g[p, o]`, as `[kh, kw, i, o]`, tap by tap.
 
-  XLA's own takes up to four times the time, and more than ten times in the
-  body of a loop, where the blocks of a deep network are; see benchmarks/.
+  Alone, XLA's own takes from half to four times the time, as the machine is;
+  in the body of a loop, where the blocks of a deep network are, it takes 30 to
+  80 times as much; see benchmarks/.
   """
   (kh, kw), (batch, rows, width, cout) = taps, g.shape
   cin = x.shape[-1]

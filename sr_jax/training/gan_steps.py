@@ -179,9 +179,17 @@ def make_gan_step(
     `make_step`. Where a loss or a gradient of either network is not finite,
     both and their optimizers stay as they were and the metric `skipped` is 1.
 
+  Raises:
+    ValueError: `d_steps` is less than 1, or `d_init_steps` negative.
+
   Source: BasicSR `SRGANModel` and `ESRGANModel.optimize_parameters`; Goodfellow
   et al. 2014, alg. 1.
   """
+  if d_steps < 1 or d_init_steps < 0:
+    raise ValueError(
+      f"d_steps {d_steps} must be at least 1, and d_init_steps {d_init_steps} "
+      "not negative"
+    )
 
   def generator_loss(
     params: Any, state: TrainState, frozen: Any, inputs: Any, hr: Any

@@ -36,8 +36,9 @@ class Health:
   Args:
     max_skipped: Steps on end that are not finite, after which the run fails.
     max_gap: Mean logit of real images less that of restored ones, over a
-      period, from which on the discriminator counts as saturated: at 10 it is
-      wrong once in 20,000 images. 0 never does (logits of wgan have no scale).
+      period, from which on the discriminator counts as saturated: at 10 a
+      relativistic one is wrong once in 20,000 pairs. 0 never does (logits of
+      wgan have no scale).
     patience: Saturated periods on end after which the run fails.
     action: "warn" does not fail by saturation, "stop" does, and "rollback"
       goes back to the last good checkpoint on either failure.

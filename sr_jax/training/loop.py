@@ -81,6 +81,7 @@ class _Run:
     sharding.check_batch(
       self.mesh,
       (config.data.batch_size, *parts.batch_shape),
+      scale=parts.scale,
       accumulate=config.accumulate,
     )
     checks.check_unchanged(config, workdir / "config.json")

@@ -110,6 +110,7 @@ def test_known_counts():
     "urban100": 100,
     "general100": 100,
     "div2k": 800,
+    "div2k100": 100,
     "flickr2k": 2650,
     "df2k": 800 + 2650,
   }

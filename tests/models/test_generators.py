@@ -251,11 +251,20 @@ def test_srcnn_in_bands_is_srcnn(padding, monkeypatch):
   )
 
 
-def test_bfloat16_computes_low_and_answers_in_float32():
-  lr = jnp.asarray(np.random.default_rng(0).random((1, 8, 8, 1)), jnp.float32)
-  exact = models.build("fsrcnn", scale=2)
+@pytest.mark.parametrize(
+  ("name", "arguments"),
+  [
+    ("fsrcnn", {"scale": 2, "in_channels": 1, "out_channels": 1}),
+    ("rrdbnet", {"num_features": 8, "growth_features": 4, "num_blocks": 2}),
+  ],
+)
+def test_bfloat16_computes_low_and_answers_in_float32(name, arguments):
+  channels = arguments.get("in_channels", 3)
+  lr = np.random.default_rng(0).random((1, 8, 8, channels))
+  lr = jnp.asarray(lr, jnp.float32)
+  exact = models.build(name, **arguments)
   variables = exact.init(jax.random.key(0), lr)
-  low = models.build("fsrcnn", scale=2, dtype="bfloat16").apply(variables, lr)
+  low = models.build(name, **arguments, dtype="bfloat16").apply(variables, lr)
   reference = exact.apply(variables, lr)
   assert low.dtype == jnp.float32
   scale = np.abs(reference).max()

@@ -40,7 +40,8 @@ def content(sr, hr, frozen):
 step = make_gan_step(
   generator, discriminator, optimizer=optimizer, d_optimizer=optimizer,
   loss_fn=content, prepare=make_prepare(scale=2, channels=3), ema_decay=0.9,
-  adversarial=Adversarial(weight=0.1, relativistic=True), d_steps=%(d_steps)d)
+  adversarial=Adversarial(weight=0.1, relativistic=True, gradient_penalty=0.1),
+  d_steps=%(d_steps)d)
 
 def init(key):
   g = generator.init(key, jnp.zeros((1, 8, 8, 3)))
@@ -53,7 +54,7 @@ key = jax.random.key(0, impl="rbg")
 first = jax.device_get(jax.jit(init)(key))
 frozen = jax.device_get(jax.jit(vgg.init)(key, jnp.zeros((1, 8, 8, 3))))
 result = {}
-for axes, count in [({}, 1), ({}, 8), ({"data": 4, "fsdp": 2}, 8)]:
+for axes, count in [({}, 1), ({}, 8), ({"data": 4, "fsdp": 2}, 8)] + %(space)r:
   mesh = sharding.make_mesh(**axes, devices=jax.devices()[:count])
   shardings = sharding.state_sharding(mesh, first)
   state = sharding.put(mesh, first)
@@ -80,17 +81,21 @@ print(json.dumps(result))
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  ("generator", "d_steps"),
-  [(("rrdbnet", {"growth_features": 4}), 1), (("srresnet", {}), 2)],
+  ("generator", "d_steps", "space"),
+  [
+    (("rrdbnet", {"growth_features": 4}), 1, [({"data": 4, "space": 2}, 8)]),
+    # 9x9 kernels, and four rows on a device: see sharding.check_batch.
+    (("srresnet", {}), 2, []),
+  ],
   ids=["rrdbnet", "srresnet"],
 )
-def test_the_game_is_the_same_on_every_mesh(generator, d_steps):
+def test_the_game_is_the_same_on_every_mesh(generator, d_steps, space):
   """8 fake CPU devices in a process of their own."""
   out = subprocess.run(
     [
       sys.executable,
       "-c",
-      _ON_A_MESH % {"d_steps": d_steps},
+      _ON_A_MESH % {"d_steps": d_steps, "space": space},
       json.dumps(generator),
     ],
     capture_output=True,
@@ -101,7 +106,7 @@ def test_the_game_is_the_same_on_every_mesh(generator, d_steps):
   assert out.returncode == 0, out.stderr[-4000:]
   result = json.loads(out.stdout.splitlines()[-1])
   one = result.pop("1{}")
-  assert len(result) == 2
+  assert len(result) == 2 + len(space)
   for name, other in result.items():
     for i, (a, b) in enumerate(
       zip(one["metrics"], other["metrics"], strict=True)

@@ -225,17 +225,22 @@ class SpectralJudge(nn.Module):
     return SpectralConv(3, 3, name="conv")(x, train=train)
 
 
+def test_a_game_without_turns_is_refused():
+  for fields in ({"d_steps": 0}, {"d_init_steps": -1}):
+    with pytest.raises(ValueError, match="must be at least 1"):
+      make_game(Gain(), Judge(), **fields)
+
+
 def test_a_branch_computes_what_the_plain_step_does():
   """lax.cond: where the generator always moves, and where it waits once."""
   plain, first = norm_game()
-  always, _ = norm_game(d_init_steps=-1)
   waits, _ = norm_game(d_init_steps=1)
-  plain, always, waits = map(jax.jit, (plain, always, waits))
+  plain, waits = map(jax.jit, (plain, waits))
   key = jax.random.key(0)
-  one, two = first, first
+  one = two = first.replace(step=first.step + 1)
   for i in range(2):
     one, metrics = plain(one, image_batch(i), key)
-    two, others = always(two, image_batch(i), key)
+    two, others = waits(two, image_batch(i), key)
     for name, value in metrics.items():
       np.testing.assert_allclose(others[name], value, rtol=1e-5, atol=1e-6)
   close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
