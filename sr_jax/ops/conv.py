@@ -162,11 +162,11 @@ def _unit_conv(x: Array, kernel: Array, pads: _Pads) -> Array:
   if jax.sharding.get_abstract_mesh().manual_axes:
     # Inside shard_map a gradient made by hand is not summed over devices. It is
     # where x and kernel first come to vary over the same axes of the mesh.
-    x, kernel = x + _no_terms(kernel), kernel + _no_terms(x)
+    x, kernel = x + no_terms(kernel), kernel + no_terms(x)
   return _hand_differentiated(x, kernel, pads)
 
 
-def _no_terms(x: Array) -> Array:
+def no_terms(x: Array) -> Array:
   """Zero that differs between devices, to JAX's knowledge, where x does."""
   return lax.stop_gradient(x[:0]).sum()
 
@@ -310,9 +310,7 @@ def _tap_products(
 
   split = lambda a: a.reshape(batch // group, group, *a.shape[1:])
   # In the type that x and g have on a mesh, were they to vary over it.
-  total = jnp.zeros((kh * kw, cin, cout), x.dtype) + (
-    _no_terms(x) * _no_terms(g)
-  )
+  total = jnp.zeros((kh * kw, cin, cout), x.dtype) + (no_terms(x) * no_terms(g))
   total, _ = lax.scan(add, total, (split(x), split(g)))
   return total.reshape(kh, kw, cin, cout)
 
