@@ -21,6 +21,7 @@ from sr_jax.models.edvr import EDVR
 from sr_jax.models.fsrcnn import FSRCNN
 from sr_jax.models.interpolate import Interpolate
 from sr_jax.models.rrdbnet import RRDBNet
+from sr_jax.models.spynet import SPyNet
 from sr_jax.models.srcnn import SRCNN
 from sr_jax.models.srresnet import MSRResNet, SRResNet
 from sr_jax.models.vgg import VGG19
@@ -37,6 +38,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
   "edsr": EDSR,
   "rrdbnet": RRDBNet,
   "edvr": EDVR,
+  "spynet": SPyNet,
   "vgg_discriminator": VGGDiscriminator,
   "srgan_discriminator": SRGANDiscriminator,
   "unet_discriminator": UNetDiscriminator,
@@ -139,8 +141,8 @@ def describe(model: nn.Module) -> tuple[str, dict[str, Any]]:
   )
 
 
-def example_input(model: Any) -> jax.ShapeDtypeStruct:
-  """Shape of an input that a network takes, to initialise it by.
+def example_inputs(model: Any) -> tuple[jax.ShapeDtypeStruct, ...]:
+  """Shapes of what a network takes, to initialise it by; mostly one image.
 
   A network that does not take images of any size has `input_shape`, of one
   input without the batch. One that takes clips has `num_frames`, which is None
@@ -151,7 +153,8 @@ def example_input(model: Any) -> jax.ShapeDtypeStruct:
     shape = (16, 16, getattr(model, "in_channels", 3))
     if hasattr(model, "num_frames"):
       shape = (model.num_frames or 2, *shape)
-  return jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+  example = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+  return (example, example) if isinstance(model, SPyNet) else (example,)
 
 
 __all__ = [
@@ -166,11 +169,12 @@ __all__ = [
   "Interpolate",
   "MSRResNet",
   "RRDBNet",
+  "SPyNet",
   "SRGANDiscriminator",
   "SRResNet",
   "UNetDiscriminator",
   "VGGDiscriminator",
   "build",
   "describe",
-  "example_input",
+  "example_inputs",
 ]

@@ -20,6 +20,7 @@ from sr_jax.models import (
   DCGANGenerator,
   MSRResNet,
   RRDBNet,
+  SPyNet,
   SRGANDiscriminator,
   SRResNet,
   UNetDiscriminator,
@@ -36,7 +37,12 @@ from sr_jax.weights.torch_entries import (
   prelu,
   residual_blocks,
 )
-from sr_jax.weights.torch_video_names import MMAGIC_EDVR, edvr
+from sr_jax.weights.torch_video_names import (
+  MMAGIC_EDVR,
+  MMAGIC_SPYNET,
+  edvr,
+  spynet,
+)
 
 
 def _srcnn(model: SRCNN) -> list[Entry]:
@@ -188,6 +194,7 @@ _NETWORKS: dict[type, Callable[..., list[Entry]]] = {
   FSRCNN: _fsrcnn,
   MSRResNet: _msrresnet,
   RRDBNet: _rrdbnet,
+  SPyNet: spynet,
   SRCNN: _srcnn,
   SRGANDiscriminator: _srgan_discriminator,
   SRResNet: _srresnet,
@@ -206,6 +213,7 @@ _RENAMES: dict[type, Renames] = {
     ),
   ),
   EDVR: (*MMAGIC_EDVR, *UPSAMPLES),
+  SPyNet: MMAGIC_SPYNET,
   MSRResNet: ((r"^trunk_net\.", lambda m: "body."), *UPSAMPLES),
   VGG19: (
     (

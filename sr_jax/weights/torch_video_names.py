@@ -1,7 +1,23 @@
 """What the arrays of networks of clips are called in PyTorch."""
 
-from sr_jax.models import EDVR
-from sr_jax.weights.torch_entries import Entry, Renames, layer, residual_blocks
+from sr_jax.models import EDVR, SPyNet
+from sr_jax.models.spynet import LEVELS, MEAN, STD
+from sr_jax.weights.torch_entries import (
+  Entry,
+  Renames,
+  channel_constant,
+  layer,
+  residual_blocks,
+)
+
+#: MMagic's names of a SPyNet, alone or inside of a network: it has no place for
+#: the activations between convolutions.
+MMAGIC_SPYNET: Renames = (
+  (
+    r"basic_module\.(\d)\.basic_module\.(\d)\.conv\.",
+    lambda m: f"basic_module.{m[1]}.basic_module.{2 * int(m[2])}.",
+  ),
+)
 
 #: MMagic's names of EDVR's features, alone or inside of a network.
 MMAGIC_EDVR: Renames = (
@@ -96,3 +112,17 @@ def edvr(model: EDVR) -> list[Entry]:
   )
   after = ("upconv1", "upconv2", "conv_hr", "conv_last")
   return table + [e for name in after for e in layer(name, name)]
+
+
+def spynet(model: SPyNet, path: str = "", key: str = "") -> list[Entry]:
+  """Source: BasicSR `SpyNet`; its mean and deviation are constants here."""
+  table = [
+    channel_constant(f"{key}mean", MEAN),
+    channel_constant(f"{key}std", STD),
+  ]
+  for i in range(LEVELS):
+    for j in range(len(model.widths) + 1):
+      table += layer(
+        f"{path}level{i}/conv{j}", f"{key}basic_module.{i}.basic_module.{2 * j}"
+      )
+  return table

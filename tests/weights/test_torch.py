@@ -74,6 +74,7 @@ ODD = {
     "predeblur": True,
     "hr_in": True,
   },
+  "spynet": {"widths": (3, 5, 2)},
   "vgg_discriminator": {"num_features": 1, "in_channels": 5},
   "srgan_discriminator": {"num_features": 1, "input_size": 112},
   "unet_discriminator": {"num_features": 3, "in_channels": 5},
@@ -92,7 +93,7 @@ def _filled(model, seed=0):
   """Variables of a network, no two numbers alike; nothing is computed."""
   rng = np.random.default_rng(seed)
   shapes = jax.eval_shape(
-    model.init, jax.random.key(0), models.example_input(model)
+    model.init, jax.random.key(0), *models.example_inputs(model)
   )
   return jax.tree.map(
     lambda x: (
@@ -230,6 +231,28 @@ def test_mmagic_s_names_of_edvr(tsa):
   assert len(changed) == 8 + 40 + 4 + 2 * tsa * 9
   back = from_torch(model, {"state_dict": state_dict, "step_counter": 0})
   jax.tree.map(np.testing.assert_array_equal, variables, back)
+
+
+def test_mmagic_s_names_of_spynet():
+  """Its ConvModules are numbered without the activations between."""
+  model = models.build("spynet", **ODD["spynet"])
+  variables = _filled(model)
+  basicsr = to_torch(model, variables)
+  assert basicsr["mean"].shape == basicsr["std"].shape == (1, 3, 1, 1)
+  state_dict = {
+    re.sub(
+      r"(\d)\.(weight|bias)$",
+      lambda m: f"{int(m[1]) // 2}.conv.{m[2]}",
+      key,
+    ): value
+    for key, value in basicsr.items()
+  }
+  assert len(set(state_dict) - set(basicsr)) == 6 * 2 * 4
+  back = from_torch(model, state_dict)
+  jax.tree.map(np.testing.assert_array_equal, variables, back)
+  # A network that was trained with other constants is another network.
+  with pytest.raises(ValueError, match=r"std is .* SPyNet computes with"):
+    from_torch(model, {**basicsr, "std": np.ones((1, 3, 1, 1))})
 
 
 def test_vgg19_of_basicsr_and_of_torchvision():
