@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from sr_jax.models.basicvsr import BasicVSR
 from sr_jax.models.dcgan import DCGANDiscriminator, DCGANGenerator
 from sr_jax.models.discriminators import (
   SRGANDiscriminator,
@@ -39,6 +40,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
   "rrdbnet": RRDBNet,
   "edvr": EDVR,
   "spynet": SPyNet,
+  "basicvsr": BasicVSR,
   "vgg_discriminator": VGGDiscriminator,
   "srgan_discriminator": SRGANDiscriminator,
   "unet_discriminator": UNetDiscriminator,
@@ -164,6 +166,7 @@ __all__ = [
   "MODELS",
   "SRCNN",
   "VGG19",
+  "BasicVSR",
   "DCGANDiscriminator",
   "DCGANGenerator",
   "Interpolate",

@@ -16,6 +16,7 @@ from sr_jax.models import (
   FSRCNN,
   SRCNN,
   VGG19,
+  BasicVSR,
   DCGANDiscriminator,
   DCGANGenerator,
   MSRResNet,
@@ -38,8 +39,10 @@ from sr_jax.weights.torch_entries import (
   residual_blocks,
 )
 from sr_jax.weights.torch_video_names import (
+  MMAGIC_BASICVSR,
   MMAGIC_EDVR,
   MMAGIC_SPYNET,
+  basicvsr,
   edvr,
   spynet,
 )
@@ -187,6 +190,7 @@ def _vgg19(model: VGG19) -> list[Entry]:
 
 
 _NETWORKS: dict[type, Callable[..., list[Entry]]] = {
+  BasicVSR: basicvsr,
   DCGANDiscriminator: _dcgan_discriminator,
   DCGANGenerator: _dcgan_generator,
   EDSR: _edsr,
@@ -206,6 +210,7 @@ _NETWORKS: dict[type, Callable[..., list[Entry]]] = {
 # Where another library calls an array otherwise: MMagic than BasicSR, or
 # BasicSR than torchvision.
 _RENAMES: dict[type, Renames] = {
+  BasicVSR: (*MMAGIC_BASICVSR, *MMAGIC_SPYNET, *UPSAMPLES),
   EDSR: (
     (
       r"^upsample\.(\d+)\.upsample_conv\.",

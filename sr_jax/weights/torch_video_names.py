@@ -1,6 +1,6 @@
 """What the arrays of networks of clips are called in PyTorch."""
 
-from sr_jax.models import EDVR, SPyNet
+from sr_jax.models import EDVR, BasicVSR, SPyNet
 from sr_jax.models.spynet import LEVELS, MEAN, STD
 from sr_jax.weights.torch_entries import (
   Entry,
@@ -24,6 +24,11 @@ MMAGIC_EDVR: Renames = (
   (r"\.conv\.(weight|bias)$", lambda m: f".{m[1]}"),
   (r"(^|\.)pcd_alignment\.", lambda m: f"{m[1]}pcd_align."),
   (r"(^|\.)feat_l(\d)_conv(\d)\.", lambda m: f"{m[1]}conv_l{m[2]}_{m[3]}."),
+)
+
+#: MMagic's names of the passes of BasicVSR and IconVSR.
+MMAGIC_BASICVSR: Renames = (
+  (r"^(backward|forward)_resblocks\.", lambda m: f"{m[1]}_trunk."),
 )
 
 
@@ -126,3 +131,23 @@ def spynet(model: SPyNet, path: str = "", key: str = "") -> list[Entry]:
         f"{path}level{i}/conv{j}", f"{key}basic_module.{i}.basic_module.{2 * j}"
       )
   return table
+
+
+def _trunk(path: str, key: str, num_blocks: int) -> list[Entry]:
+  """Source: BasicSR `ConvResidualBlocks`."""
+  table = layer(f"{path}/conv_first", f"{key}.main.0")
+  return table + residual_blocks(num_blocks, f"{path}/body", f"{key}.main.2")
+
+
+def _enlargement() -> list[Entry]:
+  names = ("upconv1", "upconv2", "conv_hr", "conv_last")
+  return [e for name in names for e in layer(f"enlargement/{name}", name)]
+
+
+def basicvsr(model: BasicVSR) -> list[Entry]:
+  """Source: BasicSR `BasicVSR`."""
+  flow_network = SPyNet(widths=model.spynet_widths)
+  table = spynet(flow_network, "spynet/", "spynet.")
+  for name in ("backward_trunk", "forward_trunk"):
+    table += _trunk(name, name, model.num_blocks)
+  return table + layer("fusion", "fusion") + _enlargement()

@@ -116,6 +116,7 @@ EDVR_LARGE = {"num_features": 128, "num_reconstruct_blocks": 40}
     ("edvr", {"tsa": False, **EDVR_LARGE}, 19_419_875),
     ("edvr", EDVR_LARGE, 20_633_827),
     ("spynet", {}, 1_440_300),
+    ("basicvsr", {}, 6_291_311),
   ],
 )
 def test_parameter_counts_are_published_ones(name, arguments, count):
