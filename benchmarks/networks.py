@@ -48,7 +48,7 @@ class Case:
     name: Of the row.
     ours: Arguments of `models.build`.
     peer: Makes the same in PyTorch.
-    shape: Of the input, NHWC.
+    shape: Of the input, NHWC or NTHWC.
     what: "forward", "gradients" (of the mean squared error) or "step": loss,
       gradients and Adam's update, of the mean absolute error.
     slow: Takes a second or so, and fewer rounds.
@@ -57,7 +57,7 @@ class Case:
   name: str
   ours: tuple[str, dict]
   peer: Callable[[], nn.Module]
-  shape: tuple[int, int, int, int]
+  shape: tuple[int, ...]
   what: str = "forward"
   slow: bool = False
 
@@ -82,6 +82,13 @@ def _srcnn(sizes: tuple[int, int, int], shape: tuple[int, ...]) -> Case:
   )
 
 
+def _edvr() -> nn.Module:
+  # torchvision is needed for this alone.
+  from peers_video import EDVR
+
+  return EDVR()
+
+
 def _deep(peer: type[nn.Module], shape: tuple[int, ...], what: str) -> Case:
   name = peer.__name__
   kind = "training step" if what == "step" else what
@@ -103,7 +110,13 @@ CASES = (
   _deep(peers.RRDBNet, (1, 64, 64, 3), "forward"),
   _deep(peers.MSRResNet, (4, 32, 32, 3), "step"),
   _deep(peers.RRDBNet, (2, 32, 32, 3), "step"),
+  Case("EDVR-M x4, forward", ("edvr", {}), _edvr, (1, 5, 64, 64, 3), slow=True),
 )
+
+
+def _scale(case: Case) -> int:
+  name, kwargs = case.ours
+  return build(name, **kwargs).scale
 
 
 def _arrays(tensors: Iterable[tuple[str, torch.Tensor]]) -> dict:
@@ -156,6 +169,16 @@ def _our_call(case: Case, peer: nn.Module, lr: np.ndarray, hr: np.ndarray):
   return step
 
 
+def _channels_first(
+  array: np.ndarray, memory_format: torch.memory_format
+) -> torch.Tensor:
+  """NHWC or NTHWC in PyTorch's order, its memory as the format says."""
+  tensor = torch.from_numpy(array).movedim(-1, -3)
+  # It lies channels last as it is, and has no name for that with frames.
+  last = memory_format == torch.channels_last
+  return tensor if last else tensor.contiguous()
+
+
 def _peer_call(
   case: Case,
   peer: nn.Module,
@@ -165,12 +188,7 @@ def _peer_call(
 ):
   peer = copy.deepcopy(peer).to(memory_format=memory_format)
   peer = peer.to(torch.from_numpy(lr).dtype)
-  lr, hr = (
-    torch.from_numpy(a)
-    .permute(0, 3, 1, 2)
-    .contiguous(memory_format=memory_format)
-    for a in (lr, hr)
-  )
+  lr, hr = (_channels_first(a, memory_format) for a in (lr, hr))
   # `fused` is the fastest of its three on a CPU.
   optimizer = torch.optim.Adam(peer.parameters(), _LEARNING_RATE, fused=True)
 
@@ -245,7 +263,7 @@ def _check_equal(
   kinks = 0.0
   if case.what == "step":
     kinks = _worst(pairs[1:]) * _TOLERANCE / _KINK_TOLERANCE
-    size, scale = 16, case.ours[1]["scale"]
+    size, scale = 16, _scale(case)
     updated = (calls[0]()[0], calls[1]()[0].detach().numpy())
     with jax.enable_x64(True):
       crops = lr[:1, :size, :size], hr[:1, : size * scale, : size * scale]
@@ -291,8 +309,8 @@ def run(case: Case, rounds: int) -> dict:
   torch.manual_seed(0)
   peer = case.peer()
   lr = rng.random(case.shape, np.float32)
-  b, h, w, c = case.shape
-  scale = case.ours[1]["scale"]
+  b, h, w, c = (case.shape[0], *case.shape[-3:])
+  scale = _scale(case)
   hr = rng.random((b, h * scale, w * scale, c), np.float32)
   difference = _check_equal(case, peer, lr, hr)
   calls = {"ours": _our_call(case, peer, lr, hr)}
@@ -331,7 +349,7 @@ def main() -> None:
   )
   parser.add_argument("--rounds", type=int, default=20)
   parser.add_argument(
-    "--slow_rounds", type=int, default=4, help="of MSRResNet and RRDBNet"
+    "--slow_rounds", type=int, default=4, help="of the deep networks"
   )
   parser.add_argument("--only", default="", help="cases whose name has this")
   args = parser.parse_args()

@@ -128,6 +128,9 @@ def base() -> Any:
         # Images over all hosts, and the side of their crops in HR pixels.
         "batch_size": 16,
         "patch_size": 96,
+        # Of clips: frames of a window, and from one to the next; 1 is images.
+        "num_frames": 1,
+        "interval": 1,
         # Flips and rotations.
         "augment": True,
         # Smaller copies of each image, as FSRCNN's authors add them.

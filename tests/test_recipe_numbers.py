@@ -85,6 +85,42 @@ def test_numbers_of_edsr():
   )
 
 
+@pytest.mark.parametrize("size", ["m", "l"])
+@pytest.mark.parametrize("tsa", [False, True])
+def test_numbers_of_edvr(size, tsa):
+  """Card 6 (BasicSR 101 to 104)."""
+  config = _recipe("edvr", f"{size}{',from=RUN' if tsa else ',wotsa'}")
+  assert _model(
+    config,
+    "num_features",
+    "num_frames",
+    "deformable_groups",
+    "num_extract_blocks",
+    "num_reconstruct_blocks",
+    "tsa",
+  ) == (*((64, 5, 8, 5, 10) if size == "m" else (128, 5, 8, 5, 40)), tsa)
+  assert config.model.max_offset is None
+  data = config.data
+  assert (data.train, data.num_frames, data.interval) == ("reds", 5, 1)
+  assert (data.patch_size, data.batch_size) == (256, 32)
+  assert config.loss.to_dict() == {
+    "name": "charbonnier",
+    "weight": 1.0,
+    "reduction": "sum",
+    "eps": 1e-12,
+  }
+  assert (config.steps, config.ema_decay, config.seed) == (600_000, 0.999, 10)
+  assert _adam(config) == (0.9, 0.99)
+  rate = _rate(config)
+  starts = [0, 50, 150, 300, 450] if tsa else [0, 150, 300, 450]
+  again = 1.0 if size == "m" else 0.5
+  for start, end in zip(starts, [*starts[1:], 600], strict=True):
+    top = 4e-4 if start == 0 else 4e-4 * again
+    np.testing.assert_allclose(rate(start * 1000 + 1), top, rtol=1e-3)
+    np.testing.assert_allclose(rate(end * 1000), 1e-7, rtol=1e-4)
+  assert len(config.optimizer.freeze) == tsa
+
+
 @pytest.mark.parametrize("name", ["srgan", "esrgan"])
 def test_numbers_of_the_games(name):
   """Cards 4 and 5, second stage: they differ in the game alone."""

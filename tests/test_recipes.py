@@ -39,6 +39,18 @@ _VARIANTS = {
   ],
   "dcgan": ["", "cpu", "smoke"],
 }
+#: Recipes of clips.
+_OF_CLIPS = {
+  "edvr": [
+    "wotsa",
+    "",
+    "from=RUN",
+    "l,wotsa",
+    "l,from=RUN",
+    "smoke",
+    "wotsa,smoke",
+  ],
+}
 #: Recipes on Y; all others are on RGB, as their figures are.
 _ON_Y = ("quickstart", "srcnn", "fsrcnn")
 
@@ -69,7 +81,7 @@ def narrow_vgg(monkeypatch):
 
 def test_every_recipe_is_tried():
   names = {p.stem for p in (_ROOT / "configs").glob("*.py")}
-  assert names - {"common"} == set(_VARIANTS)
+  assert names - {"common"} == set(_VARIANTS) | set(_OF_CLIPS)
 
 
 @pytest.mark.parametrize(
@@ -89,15 +101,38 @@ def test_it_can_be_built(name, variant):
   assert (parts.discriminator is not None) == against
   assert (parts.frozen is not None) == (against and name != "dcgan")
   assert config.init_from == ("RUN" if "from=RUN" in words else "")
-  # Every field is one that common.base() lists, so that flags reach it.
+  _check_fields(config)
+
+
+def _check_fields(config):
+  """Every field is one that common.base() lists, so that flags reach it."""
   base = importlib.import_module("configs.common").base()
   assert set(config) == set(base)
   for section in ("data", "perceptual", "adversarial", "health", "eval"):
     assert set(config[section]) == set(base[section])
 
 
+@pytest.mark.parametrize(
+  ("name", "variant"), [(n, v) for n, vs in _OF_CLIPS.items() for v in vs]
+)
+def test_a_recipe_of_clips_has_a_network_and_an_optimizer(name, variant):
+  config = _recipe(name, variant)
+  assert config.name.startswith(name)
+  assert config.init_from == ("RUN" if "from=RUN" in variant else "")
+  _check_fields(config)
+  model = models.build(**config.model)
+  clip = models.example_input(model)
+  assert clip.shape[1] == config.data.num_frames
+  params = jax.eval_shape(model.init, jax.random.key(0), clip)["params"]
+  # What no parameter is called is refused here.
+  fields = dict(config.optimizer)
+  make = training.make_optimizer(lambda step: 1.0, **fields)
+  jax.eval_shape(make.init, params)
+
+
 def test_variants_have_workdirs_of_their_own():
-  names = [_recipe(n, v).name for n, vs in _VARIANTS.items() for v in vs]
+  recipes = {**_VARIANTS, **_OF_CLIPS}
+  names = [_recipe(n, v).name for n, vs in recipes.items() for v in vs]
   assert len(set(names)) == len(names)
 
 
@@ -113,6 +148,7 @@ def test_variants_have_workdirs_of_their_own():
     ("esrgan", "x3", "no variant 'x3'"),
     ("srgan", "papper", "did you mean 'paper'"),
     ("edsr", "x3,x4", "one scale at a time"),
+    ("edvr", "m,l", "one size at a time"),
     ("dcgan", "from=RUN", "no variant 'from=RUN'"),
   ],
 )

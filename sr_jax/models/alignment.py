@@ -256,7 +256,8 @@ class TSAFusion(nn.Module, kw_only=True):
 
     def pooled(x: Array) -> Array:
       """Maximum and mean of 3x3 at half the size, side by side."""
-      window, step, pad = (3, 3), (2, 2), ((1, 1), (1, 1))
+      window, step = (3, 3), (2, 2)
+      pad: Any = ((1, 1), (1, 1))
       # The zeros of the rim count in the mean.
       return _beside(
         nn.max_pool(x, window, step, pad), nn.avg_pool(x, window, step, pad)

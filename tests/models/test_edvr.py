@@ -151,7 +151,7 @@ def test_high_resolution_in_is_made_small_first():
   Here they pick every fourth pixel of what the first layer passes through, so
   the two networks look at the same features, and differ in what is added.
   """
-  arrays, params, _ = golden_io.load("edvr_predeblur_tsa")
+  _, params, _ = golden_io.load("edvr_predeblur_tsa")
   params = dict(params)
   passing = np.zeros((12, 3, 3, 3), np.float32)
   passing[range(3), range(3), 1, 1] = 1

@@ -1,5 +1,8 @@
 """What a run takes over from another network, and what begins anew."""
 
+import importlib
+import pathlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +19,7 @@ _OPTIMIZER = make_optimizer(constant(1e-3))
 def _variables(model, seed):
   """No value is the other seed's, biases and statistics included."""
   shapes = jax.eval_shape(
-    model.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3))
+    model.init, jax.random.key(0), models.example_input(model)
   )
   rng = np.random.default_rng(seed)
   return jax.tree.map(
@@ -24,7 +27,7 @@ def _variables(model, seed):
   )
 
 
-def _start(model, source_model, tmp_path):
+def _start(model, source_model, tmp_path, **options):
   given = _variables(source_model, 1)
   file = tmp_path / "given.safetensors"
   weights.save(file, source_model, given)
@@ -32,7 +35,7 @@ def _start(model, source_model, tmp_path):
     step=jnp.zeros((), jnp.int32),
     generator=NetState.create(_variables(model, 2), _OPTIMIZER, ema=True),
   )
-  after, missing = warm_start(state, str(file))
+  after, missing = warm_start(state, str(file), **options)
   return given, state.generator, after.generator, missing
 
 
@@ -113,3 +116,36 @@ def test_another_width_is_refused(fields, given_fields, tmp_path):
   )
   with pytest.raises(ValueError, match="is of another network"):
     _start(build(fields), build(given_fields), tmp_path)
+
+
+def test_tsa_begins_behind_the_network_without_it(tmp_path, monkeypatch):
+  """EDVR's second stage: TSA alone moves at first, whatever the run was."""
+  monkeypatch.syspath_prepend(str(pathlib.Path(__file__).parents[2]))
+  recipe = importlib.import_module("configs.edvr").get_config("from=RUN")
+  freeze = recipe.optimizer.freeze
+  model = models.build(
+    "edvr",
+    num_features=4,
+    deformable_groups=2,
+    num_extract_blocks=1,
+    num_reconstruct_blocks=1,
+  )
+  given, before, after, missing = _start(
+    model, model.clone(tsa=False), tmp_path, freeze=freeze
+  )
+  assert missing
+  assert all(path.startswith("features/fusion/") for path in missing)
+  _check(given["params"], before.params, after.params, set(missing))
+
+  optimizer = make_optimizer(constant(1e-3), freeze=freeze)
+  gradients = jax.tree.map(jnp.ones_like, after.params)
+  update = jax.jit(
+    lambda step: optimizer.update(
+      gradients, optimizer.init(after.params), after.params, step=step
+    )[0]
+  )
+  for step, alone in ((0, True), (49_999, True), (50_000, False)):
+    for path, moved in jax.tree_util.tree_leaves_with_path(update(step)):
+      path = jax.tree_util.keystr(path, simple=True, separator="/")
+      fusion = path.startswith("features/fusion/")
+      assert np.all(moved != 0) == (fusion or not alone), (step, path)
