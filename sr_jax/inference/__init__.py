@@ -1,5 +1,6 @@
-"""A network over whole images of any sizes."""
+"""A network over whole images of any sizes, and over clips of any length."""
 
+from sr_jax.inference.clips import ClipMemory, super_resolve_clip
 from sr_jax.inference.images import super_resolve
 
-__all__ = ["super_resolve"]
+__all__ = ["ClipMemory", "super_resolve", "super_resolve_clip"]

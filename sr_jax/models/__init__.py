@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from sr_jax.models.basicvsr import BasicVSR
 from sr_jax.models.dcgan import DCGANDiscriminator, DCGANGenerator
 from sr_jax.models.discriminators import (
   SRGANDiscriminator,
@@ -21,6 +22,7 @@ from sr_jax.models.edvr import EDVR
 from sr_jax.models.fsrcnn import FSRCNN
 from sr_jax.models.interpolate import Interpolate
 from sr_jax.models.rrdbnet import RRDBNet
+from sr_jax.models.spynet import SPyNet
 from sr_jax.models.srcnn import SRCNN
 from sr_jax.models.srresnet import MSRResNet, SRResNet
 from sr_jax.models.vgg import VGG19
@@ -37,6 +39,8 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
   "edsr": EDSR,
   "rrdbnet": RRDBNet,
   "edvr": EDVR,
+  "spynet": SPyNet,
+  "basicvsr": BasicVSR,
   "vgg_discriminator": VGGDiscriminator,
   "srgan_discriminator": SRGANDiscriminator,
   "unet_discriminator": UNetDiscriminator,
@@ -139,8 +143,8 @@ def describe(model: nn.Module) -> tuple[str, dict[str, Any]]:
   )
 
 
-def example_input(model: Any) -> jax.ShapeDtypeStruct:
-  """Shape of an input that a network takes, to initialise it by.
+def example_inputs(model: Any) -> tuple[jax.ShapeDtypeStruct, ...]:
+  """Shapes of what a network takes, to initialise it by; mostly one image.
 
   A network that does not take images of any size has `input_shape`, of one
   input without the batch. One that takes clips has `num_frames`, which is None
@@ -151,7 +155,8 @@ def example_input(model: Any) -> jax.ShapeDtypeStruct:
     shape = (16, 16, getattr(model, "in_channels", 3))
     if hasattr(model, "num_frames"):
       shape = (model.num_frames or 2, *shape)
-  return jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+  example = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+  return (example, example) if isinstance(model, SPyNet) else (example,)
 
 
 __all__ = [
@@ -161,16 +166,18 @@ __all__ = [
   "MODELS",
   "SRCNN",
   "VGG19",
+  "BasicVSR",
   "DCGANDiscriminator",
   "DCGANGenerator",
   "Interpolate",
   "MSRResNet",
   "RRDBNet",
+  "SPyNet",
   "SRGANDiscriminator",
   "SRResNet",
   "UNetDiscriminator",
   "VGGDiscriminator",
   "build",
   "describe",
-  "example_input",
+  "example_inputs",
 ]

@@ -53,6 +53,11 @@ KINDS: dict[str, _Kind] = {
   "count": _Kind(lambda x: x.astype(np.int64), lambda x, _: x.astype(np.int32)),
 }
 
+
+def _constant(e: Entry) -> _Array:
+  return np.asarray(e.value, np.float32)[None, :, None, None]
+
+
 # Checkpoints nest the state dict, and trainers prefix its names.
 _WRAPPERS = ("params_ema", "params", "state_dict")
 _PREFIXES = ("module.", "generator.")
@@ -73,8 +78,8 @@ def from_torch(model: Any, state_dict: Mapping[str, Any]) -> dict[str, Any]:
 
   Raises:
     ValueError: names or shapes do not fit the model one to one (the message
-      lists the missing and the unexpected), or the network has no PyTorch
-      counterpart.
+      lists the missing and the unexpected), a constant of the network is
+      another there, or the network has no PyTorch counterpart.
 
   Source: layouts of `torch.nn.Conv2d`, `ConvTranspose2d`, `PReLU`.
   """
@@ -86,6 +91,14 @@ def from_torch(model: Any, state_dict: Mapping[str, Any]) -> dict[str, Any]:
   for e in table:
     if e.kind == "count":
       arrays.setdefault(e.key, np.zeros((), np.int64))
+    if e.kind == "constant":
+      found = arrays.pop(e.key, _constant(e))
+      if not np.allclose(np.ravel(found), np.ravel(_constant(e)), atol=1e-3):
+        raise ValueError(
+          f"{e.key} is {np.ravel(found).tolist()} in the state_dict, but "
+          f"{type(model).__name__} computes with {list(e.value or ())}"
+        )
+  table = [e for e in table if e.kind != "constant"]
   tree.check(
     {key: value.shape for key, value in arrays.items()},
     {e.key: _torch_shape(e, shapes) for e in table},
@@ -132,12 +145,14 @@ def to_torch(model: Any, variables: Variables) -> dict[str, np.ndarray]:
     what=f"variables do not fit {describe(model)}",
     fix="Give the model that they were made with",
   )
-  return {
-    e.key: KINDS[e.kind]
-    .to_torch(flat[e.path] if e.index is None else flat[e.path][e.index])
-    .copy()
-    for e in table
-  }
+  state_dict = {}
+  for e in table:
+    if e.kind == "constant":
+      state_dict[e.key] = _constant(e)
+      continue
+    value = flat[e.path] if e.index is None else flat[e.path][e.index]
+    state_dict[e.key] = KINDS[e.kind].to_torch(value).copy()
+  return state_dict
 
 
 def _shape(e: Entry, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ class Entry(NamedTuple):
   key: str  # "conv1.weight"
   kind: str  # a key of torch.KINDS
   index: int | None = None  # of a scanned block: its place in the stack
+  value: tuple[float, ...] | None = None  # of a constant, which has no path
 
 
 def layer(
@@ -30,6 +31,11 @@ def layer(
   if bias:
     table.append(Entry(f"params/{path}/bias", f"{key}.bias", "vector", index))
   return table
+
+
+def channel_constant(key: str, value: tuple[float, ...]) -> Entry:
+  """One number a channel that is no variable here, as [1, c, 1, 1] there."""
+  return Entry("", key, "constant", value=value)
 
 
 def batch_norm(path: str, key: str, index: int | None = None) -> list[Entry]:

@@ -16,10 +16,12 @@ from sr_jax.models import (
   FSRCNN,
   SRCNN,
   VGG19,
+  BasicVSR,
   DCGANDiscriminator,
   DCGANGenerator,
   MSRResNet,
   RRDBNet,
+  SPyNet,
   SRGANDiscriminator,
   SRResNet,
   UNetDiscriminator,
@@ -36,7 +38,14 @@ from sr_jax.weights.torch_entries import (
   prelu,
   residual_blocks,
 )
-from sr_jax.weights.torch_video_names import MMAGIC_EDVR, edvr
+from sr_jax.weights.torch_video_names import (
+  MMAGIC_BASICVSR,
+  MMAGIC_EDVR,
+  MMAGIC_SPYNET,
+  basicvsr,
+  edvr,
+  spynet,
+)
 
 
 def _srcnn(model: SRCNN) -> list[Entry]:
@@ -181,6 +190,7 @@ def _vgg19(model: VGG19) -> list[Entry]:
 
 
 _NETWORKS: dict[type, Callable[..., list[Entry]]] = {
+  BasicVSR: basicvsr,
   DCGANDiscriminator: _dcgan_discriminator,
   DCGANGenerator: _dcgan_generator,
   EDSR: _edsr,
@@ -188,6 +198,7 @@ _NETWORKS: dict[type, Callable[..., list[Entry]]] = {
   FSRCNN: _fsrcnn,
   MSRResNet: _msrresnet,
   RRDBNet: _rrdbnet,
+  SPyNet: spynet,
   SRCNN: _srcnn,
   SRGANDiscriminator: _srgan_discriminator,
   SRResNet: _srresnet,
@@ -199,6 +210,7 @@ _NETWORKS: dict[type, Callable[..., list[Entry]]] = {
 # Where another library calls an array otherwise: MMagic than BasicSR, or
 # BasicSR than torchvision.
 _RENAMES: dict[type, Renames] = {
+  BasicVSR: (*MMAGIC_BASICVSR, *MMAGIC_SPYNET, *UPSAMPLES),
   EDSR: (
     (
       r"^upsample\.(\d+)\.upsample_conv\.",
@@ -206,6 +218,7 @@ _RENAMES: dict[type, Renames] = {
     ),
   ),
   EDVR: (*MMAGIC_EDVR, *UPSAMPLES),
+  SPyNet: MMAGIC_SPYNET,
   MSRResNet: ((r"^trunk_net\.", lambda m: "body."), *UPSAMPLES),
   VGG19: (
     (

@@ -1,13 +1,34 @@
 """What the arrays of networks of clips are called in PyTorch."""
 
-from sr_jax.models import EDVR
-from sr_jax.weights.torch_entries import Entry, Renames, layer, residual_blocks
+from sr_jax.models import EDVR, BasicVSR, SPyNet
+from sr_jax.models.spynet import LEVELS, MEAN, STD
+from sr_jax.weights.torch_entries import (
+  Entry,
+  Renames,
+  channel_constant,
+  layer,
+  residual_blocks,
+)
+
+#: MMagic's names of a SPyNet, alone or inside of a network: it has no place for
+#: the activations between convolutions.
+MMAGIC_SPYNET: Renames = (
+  (
+    r"basic_module\.(\d)\.basic_module\.(\d)\.conv\.",
+    lambda m: f"basic_module.{m[1]}.basic_module.{2 * int(m[2])}.",
+  ),
+)
 
 #: MMagic's names of EDVR's features, alone or inside of a network.
 MMAGIC_EDVR: Renames = (
   (r"\.conv\.(weight|bias)$", lambda m: f".{m[1]}"),
   (r"(^|\.)pcd_alignment\.", lambda m: f"{m[1]}pcd_align."),
   (r"(^|\.)feat_l(\d)_conv(\d)\.", lambda m: f"{m[1]}conv_l{m[2]}_{m[3]}."),
+)
+
+#: MMagic's names of the passes of BasicVSR and IconVSR.
+MMAGIC_BASICVSR: Renames = (
+  (r"^(backward|forward)_resblocks\.", lambda m: f"{m[1]}_trunk."),
 )
 
 
@@ -96,3 +117,37 @@ def edvr(model: EDVR) -> list[Entry]:
   )
   after = ("upconv1", "upconv2", "conv_hr", "conv_last")
   return table + [e for name in after for e in layer(name, name)]
+
+
+def spynet(model: SPyNet, path: str = "", key: str = "") -> list[Entry]:
+  """Source: BasicSR `SpyNet`; its mean and deviation are constants here."""
+  table = [
+    channel_constant(f"{key}mean", MEAN),
+    channel_constant(f"{key}std", STD),
+  ]
+  for i in range(LEVELS):
+    for j in range(len(model.widths) + 1):
+      table += layer(
+        f"{path}level{i}/conv{j}", f"{key}basic_module.{i}.basic_module.{2 * j}"
+      )
+  return table
+
+
+def _trunk(path: str, key: str, num_blocks: int) -> list[Entry]:
+  """Source: BasicSR `ConvResidualBlocks`."""
+  table = layer(f"{path}/conv_first", f"{key}.main.0")
+  return table + residual_blocks(num_blocks, f"{path}/body", f"{key}.main.2")
+
+
+def _enlargement() -> list[Entry]:
+  names = ("upconv1", "upconv2", "conv_hr", "conv_last")
+  return [e for name in names for e in layer(f"enlargement/{name}", name)]
+
+
+def basicvsr(model: BasicVSR) -> list[Entry]:
+  """Source: BasicSR `BasicVSR`."""
+  flow_network = SPyNet(widths=model.spynet_widths)
+  table = spynet(flow_network, "spynet/", "spynet.")
+  for name in ("backward_trunk", "forward_trunk"):
+    table += _trunk(name, name, model.num_blocks)
+  return table + layer("fusion", "fusion") + _enlargement()

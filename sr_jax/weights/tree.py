@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from sr_jax.models import example_input
+from sr_jax.models import example_inputs
 from sr_jax.types import Variables
 
 #: `params/conv1/kernel` -> array.
@@ -29,7 +29,7 @@ def unflatten(flat: Flat) -> dict[str, Any]:
 
 def shapes(model: Any) -> dict[str, tuple[int, ...]]:
   """The shape of every variable of a network, by path; nothing is computed."""
-  tree = jax.eval_shape(model.init, jax.random.key(0), example_input(model))
+  tree = jax.eval_shape(model.init, jax.random.key(0), *example_inputs(model))
   flat: dict[str, Any] = traverse_util.flatten_dict(_plain(tree), sep="/")
   return {path: tuple(leaf.shape) for path, leaf in flat.items()}
 

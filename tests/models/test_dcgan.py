@@ -86,7 +86,7 @@ def test_discriminator_is_numpy_s(train):
 def test_parameter_counts_are_the_example_s(name, count):
   model = models.build(name)
   shapes = jax.eval_shape(
-    model.init, jax.random.key(0), models.example_input(model)
+    model.init, jax.random.key(0), *models.example_inputs(model)
   )
   assert sum(x.size for x in jax.tree.leaves(shapes["params"])) == count
 

@@ -233,7 +233,7 @@ def test_initialisation_is_torch_s():
 def test_parameter_counts_are_published_ones(name, count):
   model = models.build(name)
   shapes = jax.eval_shape(
-    model.init, jax.random.key(0), models.example_input(model)
+    model.init, jax.random.key(0), *models.example_inputs(model)
   )
   assert sum(x.size for x in jax.tree.leaves(shapes["params"])) == count
 

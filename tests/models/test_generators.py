@@ -115,12 +115,14 @@ EDVR_LARGE = {"num_features": 128, "num_reconstruct_blocks": 40}
     ("edvr", {}, 3_300_131),
     ("edvr", {"tsa": False, **EDVR_LARGE}, 19_419_875),
     ("edvr", EDVR_LARGE, 20_633_827),
+    ("spynet", {}, 1_440_300),
+    ("basicvsr", {}, 6_291_311),
   ],
 )
 def test_parameter_counts_are_published_ones(name, arguments, count):
   model = models.build(name, **arguments)
   shapes = jax.eval_shape(
-    model.init, jax.random.key(0), models.example_input(model)
+    model.init, jax.random.key(0), *models.example_inputs(model)
   )
   assert sum(x.size for x in jax.tree.leaves(shapes["params"])) == count
 

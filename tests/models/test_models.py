@@ -1,4 +1,4 @@
-"""build(), describe() and example_input() of every network."""
+"""build(), describe() and example_inputs() of every network."""
 
 import dataclasses
 
@@ -13,9 +13,9 @@ from sr_jax import models
 @pytest.mark.parametrize("name", sorted(models.MODELS))
 def test_the_example_is_an_input(name):
   model = models.build(name)
-  example = models.example_input(model)
-  variables = jax.eval_shape(model.init, jax.random.key(0), example)
-  output = jax.eval_shape(model.apply, variables, example)
+  example = models.example_inputs(model)
+  variables = jax.eval_shape(model.init, jax.random.key(0), *example)
+  output = jax.eval_shape(model.apply, variables, *example)
   assert {x.dtype for x in jax.tree.leaves(output)} == {np.dtype("float32")}
   assert set(variables) <= {"params", "batch_stats"}
 

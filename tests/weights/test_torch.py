@@ -74,6 +74,12 @@ ODD = {
     "predeblur": True,
     "hr_in": True,
   },
+  "spynet": {"widths": (3, 5, 2)},
+  "basicvsr": {
+    "num_features": 6,
+    "num_blocks": 2,
+    "spynet_widths": (3, 5),
+  },
   "vgg_discriminator": {"num_features": 1, "in_channels": 5},
   "srgan_discriminator": {"num_features": 1, "input_size": 112},
   "unet_discriminator": {"num_features": 3, "in_channels": 5},
@@ -92,7 +98,7 @@ def _filled(model, seed=0):
   """Variables of a network, no two numbers alike; nothing is computed."""
   rng = np.random.default_rng(seed)
   shapes = jax.eval_shape(
-    model.init, jax.random.key(0), models.example_input(model)
+    model.init, jax.random.key(0), *models.example_inputs(model)
   )
   return jax.tree.map(
     lambda x: (
@@ -230,6 +236,48 @@ def test_mmagic_s_names_of_edvr(tsa):
   assert len(changed) == 8 + 40 + 4 + 2 * tsa * 9
   back = from_torch(model, {"state_dict": state_dict, "step_counter": 0})
   jax.tree.map(np.testing.assert_array_equal, variables, back)
+
+
+def _mmagic_spynet(basicsr):
+  """Its ConvModules are numbered without the activations between."""
+  return {
+    re.sub(
+      r"(basic_module.\d.basic_module)\.(\d)\.",
+      lambda m: f"{m[1]}.{int(m[2]) // 2}.conv.",
+      key,
+    ): value
+    for key, value in basicsr.items()
+  }
+
+
+def test_mmagic_s_names_of_basicvsr():
+  model = models.build("basicvsr", **ODD["basicvsr"])
+  variables = _filled(model)
+  basicsr = to_torch(model, variables)
+  state_dict = {}
+  for key, value in _mmagic_spynet(basicsr).items():
+    key = re.sub(r"^(backward|forward)_trunk", r"\1_resblocks", key)
+    key = re.sub(r"^upconv(\d)", r"upsample\1.upsample_conv", key)
+    state_dict[f"generator.{key}"] = value
+  # Three layers of six levels, five of two passes, two that enlarge.
+  kept = [k for k in state_dict if k.removeprefix("generator.") in basicsr]
+  assert len(state_dict) - len(kept) == 2 * (3 * 6 + 5 * 2 + 2)
+  back = from_torch(model, {"state_dict": state_dict, "step_counter": 0})
+  jax.tree.map(np.testing.assert_array_equal, variables, back)
+
+
+def test_mmagic_s_names_of_spynet():
+  model = models.build("spynet", **ODD["spynet"])
+  variables = _filled(model)
+  basicsr = to_torch(model, variables)
+  assert basicsr["mean"].shape == basicsr["std"].shape == (1, 3, 1, 1)
+  state_dict = _mmagic_spynet(basicsr)
+  assert len(set(state_dict) - set(basicsr)) == 6 * 2 * 4
+  back = from_torch(model, state_dict)
+  jax.tree.map(np.testing.assert_array_equal, variables, back)
+  # A network that was trained with other constants is another network.
+  with pytest.raises(ValueError, match=r"std is .* SPyNet computes with"):
+    from_torch(model, {**basicsr, "std": np.ones((1, 3, 1, 1))})
 
 
 def test_vgg19_of_basicsr_and_of_torchvision():

@@ -1,0 +1,96 @@
+"""Clips frame by frame: the result of the whole, whatever the length."""
+
+import collections.abc
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sr_jax import models, weights
+from sr_jax.inference import super_resolve_clip
+from tests.golden import golden_io
+
+MODEL = models.BasicVSR(
+  num_features=12, num_blocks=2, spynet_widths=(8, 16, 8, 4)
+)
+
+
+@pytest.fixture(scope="module")
+def variables():
+  _, params, _ = golden_io.load("basicvsr_narrow")
+  return weights.from_torch(MODEL, params)
+
+
+def _frames(count, shape=(18, 21, 3)):
+  rng = np.random.default_rng(0)
+  return [rng.integers(0, 256, shape, np.uint8) for _ in range(count)]
+
+
+def test_frame_by_frame_is_the_recorded_clip(variables):
+  arrays, _, record = golden_io.load("basicvsr_narrow")
+  clip = golden_io.nhwc(arrays["input"])[0]
+  sr = np.stack(list(super_resolve_clip(MODEL, variables, clip)))
+  sr = golden_io.nchw(sr)[None]
+  atol = record["atol"]["output"]
+  np.testing.assert_allclose(
+    sr[..., ::3, ::3], arrays["output_sub3"], rtol=0, atol=atol
+  )
+  np.testing.assert_allclose(
+    sr[..., -24:, -24:], arrays["output_crop"], rtol=0, atol=atol
+  )
+
+
+def test_the_device_holds_no_more_of_a_longer_clip(variables):
+  held = []
+  for count in (1, 3, 9):
+    clip = _frames(count)
+    sr = list(super_resolve_clip(MODEL, variables, clip, on_memory=held.append))
+    whole = jax.jit(MODEL.apply)(
+      variables, jnp.asarray(np.stack(clip)[None] / 255, jnp.float32)
+    )
+    np.testing.assert_allclose(np.stack(sr), whole[0], atol=2e-4)
+  one, three, nine = held
+  assert three.device_bytes == nine.device_bytes
+  assert one.device_bytes <= three.device_bytes
+  # What the backward pass leaves: 12 features and the frame, in float32.
+  assert nine.host_bytes == 9 * 18 * 21 * (12 + 3) * 4
+  assert nine.host_bytes == 3 * three.host_bytes
+  weight_bytes = sum(x.nbytes for x in jax.tree.leaves(variables))
+  assert one.device_bytes > weight_bytes
+
+
+def test_frames_are_asked_for_one_by_one(variables):
+  asked = []
+
+  class Files(collections.abc.Sequence):
+    def __len__(self):
+      return 4
+
+    def __getitem__(self, index):
+      asked.append(index)
+      return _frames(4)[index]
+
+  restored = super_resolve_clip(MODEL, variables, Files())
+  asked.clear()  # beartype looks into what it is given
+  next(restored)
+  assert asked == [3, 2, 1, 0, 0, 1]  # one frame is on its way
+  assert len(list(restored)) == 3
+  assert asked == [3, 2, 1, 0, 0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+  ("clip", "message"),
+  [
+    ([], "no frames"),
+    ([np.zeros((8, 8, 1), np.uint8)], r"clip\[0\].*\[height, width, 3\]"),
+    (
+      [np.zeros((8, 8, 3), np.uint8), np.zeros((8, 9, 3), np.uint8)],
+      r"clip\[0\] has shape \(8, 8, 3\), and others have \(8, 9, 3\)",
+    ),
+    ([np.zeros((8, 8, 3), np.int32)], "uint8, or floats"),
+  ],
+)
+def test_bad_clips_are_refused(variables, clip, message):
+  with pytest.raises(ValueError, match=message):
+    list(super_resolve_clip(MODEL, variables, clip))
