@@ -11,9 +11,6 @@ from sr_jax.data.temporal import frame_indices
 from sr_jax.inference.images import apply, super_resolve
 from sr_jax.types import Variables
 
-#: Networks that take a clip and restore all of it, by the name of the class.
-_RECURRENT = ("BasicVSR", "IconVSR", "BasicVSRPlusPlus")
-
 
 def kind(model: Any) -> str:
   """What a network restores at once.
@@ -25,7 +22,8 @@ def kind(model: Any) -> str:
     "image", one frame; "window", the middle one of `model.num_frames`; or
     "clip", all frames together.
   """
-  if type(model).__name__ in _RECURRENT:
+  # A network of clips says which way it passes along them.
+  if hasattr(model, "directions"):
     return "clip"
   return "window" if getattr(model, "num_frames", None) else "image"
 

@@ -34,10 +34,11 @@ class _Nearest(nn.Module):
     return 1.17 * lr - 0.093
 
 
-class BasicVSR(nn.Module):
+class _Recurrent(nn.Module):
   """Of each frame the nearest pixels, brighter the later it comes."""
 
   scale: int = _SCALE
+  directions: tuple[str, ...] = ("forward",)
 
   def __call__(self, lr):
     lr = jnp.repeat(jnp.repeat(lr, self.scale, axis=2), self.scale, axis=3)
@@ -161,7 +162,7 @@ def test_a_protocol_that_leaves_frames_and_pixels_out(folder, monkeypatch):
 def test_the_middle_frame_of_a_mirrored_clip(folder, monkeypatch):
   """The frame comes at 3 and at 10 of 14: the mean of the two is 6.5."""
   prepared = _with(monkeypatch, folder, middle=True, mirror=True)
-  result = evaluation.evaluate_clips(BasicVSR(), {}, prepared)
+  result = evaluation.evaluate_clips(_Recurrent(), {}, prepared)
   assert result.frames == 15  # of 7, 3 and 5, each restored twice
   score = result.images[0]
   assert [frame.name for frame in score.frames] == ["3"]
@@ -171,10 +172,10 @@ def test_the_middle_frame_of_a_mirrored_clip(folder, monkeypatch):
   expected = _psnr(_luma(_levels(sr)), _luma(image.astype(np.float64)))
   assert score.psnr == pytest.approx(expected, abs=0.01)
   plain = _with(monkeypatch, folder, middle=True)
-  plain = evaluation.evaluate_clips(BasicVSR(), {}, plain)
+  plain = evaluation.evaluate_clips(_Recurrent(), {}, plain)
   assert plain.images[0].psnr > score.psnr  # 0.03 too bright and not 0.065
   every = _with(monkeypatch, folder, mirror=True)
-  every = evaluation.evaluate_clips(BasicVSR(), {}, every).images[0]
+  every = evaluation.evaluate_clips(_Recurrent(), {}, every).images[0]
   assert [frame.name for frame in every.frames] == list("0123456")
   assert every.frames[3] == score.frames[0]
 
@@ -279,7 +280,7 @@ def test_networks_and_sets_that_do_not_go_together(folder, capsys, tmp_path):
   with pytest.raises(ValueError, match="'set5' is not a benchmark of clips"):
     evaluation.prepare_clips("set5")
   network = networks.Network(
-    label="x", model=BasicVSR(), variables={}, published=None
+    label="x", model=_Recurrent(), variables={}, published=None
   )
   job = run._Job(label="x", dataset="set5", scale=2, network=network)
   with pytest.raises(ValueError, match="'set5' holds images, and the network"):

@@ -20,10 +20,11 @@ class _Window(nn.Module):
     return jnp.einsum("bthwc,t->bhwc", lr, digits)
 
 
-class BasicVSR(nn.Module):
+class _Recurrent(nn.Module):
   """Adds the mean of the clip, so that all frames must be there."""
 
   scale: int = 1
+  directions: tuple[str, ...] = ("backward", "forward")
 
   def __call__(self, lr):
     return lr + lr.mean(axis=1, keepdims=True)
@@ -36,7 +37,7 @@ def _clip(length):
 def test_kinds():
   assert kind(Interpolate()) == "image"
   assert kind(_Window(num_frames=5)) == "window"
-  assert kind(BasicVSR()) == "clip"
+  assert kind(_Recurrent()) == "clip"
 
 
 @pytest.mark.parametrize("batch_pixels", [1, 2 * 14 * 18, 2**20])
@@ -68,7 +69,7 @@ def test_a_network_of_windows_sees_the_neighbours():
 
 
 def test_a_network_of_clips_sees_all_frames():
-  restored = list(restore_clip(BasicVSR(), {}, _clip(5)))
+  restored = list(restore_clip(_Recurrent(), {}, _clip(5)))
   assert [float(frame[0, 0, 0]) for frame in restored] == [2, 3, 4, 5, 6]
 
 
