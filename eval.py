@@ -1,8 +1,10 @@
-"""Measures networks on benchmarks, beside bicubic and the published figures.
+r"""Measures networks on benchmarks, beside bicubic and the published figures.
 
 python eval.py --weights=runs/fsrcnn --benchmarks=set5,set14
 python eval.py --weights='fsrcnn/x{scale}.mat' --scales=2,3,4 --report=out.html
 python eval.py --table=bicubic,srcnn,fsrcnn
+python eval.py --weights=x.pth --model=basicvsr --benchmarks=vid4 \
+  --degradation=BD
 """
 
 from absl import app, flags
@@ -18,7 +20,7 @@ flags.DEFINE_list(
   "bilinear, nearest. {scale} in a path is filled in from --scales.",
 )
 flags.DEFINE_list(
-  "benchmarks", [], "Sets (set5, set14, bsd100, ...) or folders; default set5."
+  "benchmarks", [], "Sets (set5, vid4, reds4, ...) or folders; default set5."
 )
 flags.DEFINE_list("scales", [], "Enlargements; default the weights' own.")
 flags.DEFINE_list(
@@ -27,6 +29,10 @@ flags.DEFINE_list(
 flags.DEFINE_string("data_dir", None, "Folder of the sets; else SR_JAX_DATA.")
 flags.DEFINE_enum(
   "ssim", "per_channel", ["per_channel", "window_3d"], "Which SSIM."
+)
+flags.DEFINE_string("model", None, "What network a .pth is, NAME:key=value,...")
+flags.DEFINE_string(
+  "degradation", None, "Of clips: BI, BD, DUF; else the set's."
 )
 flags.DEFINE_list("metrics", ["psnr", "ssim"], "Of psnr, ssim and niqe.")
 flags.DEFINE_string(
@@ -39,18 +45,13 @@ flags.DEFINE_string("report", None, "Write a page with pictures (HTML).")
 
 def main(_: list[str]) -> int:
   """Hands the flags over."""
+  names = ("weights", "benchmarks", "scales", "table", "data_dir", "metrics")
+  names += ("niqe_prior", "model", "degradation", "details")
   return run.run(
-    weights=FLAGS.weights,
-    benchmarks=FLAGS.benchmarks,
-    scales=FLAGS.scales,
-    table=FLAGS.table,
-    data_dir=FLAGS.data_dir,
     ssim_flavour=FLAGS.ssim,
-    metrics=FLAGS.metrics,
-    niqe_prior=FLAGS.niqe_prior,
-    details=FLAGS.details,
     json_path=FLAGS.json,
     report_path=FLAGS.report,
+    **{name: getattr(FLAGS, name) for name in names},
   )
 
 

@@ -38,13 +38,13 @@ DEGRADATIONS: dict[str, Degradation] = {
     downsample=bd,
     margin=BD_MARGIN,
     border="edge",
-    title="BD (gaussian, sigma 1.6, 12 taps on the LR pixel's centre)",
+    title="gaussian of sigma 1.6 on the LR pixel's centre",
   ),
   "DUF": Degradation(
     downsample=duf,
     margin=DUF_MARGIN,
     border="reflect",
-    title="DUF's BD (gaussian, sigma 0.4 x scale, on the LR pixel's corner)",
+    title="gaussian of sigma 0.4 x scale on the LR pixel's first pixel",
   ),
 }
 

@@ -6,13 +6,26 @@ from sr_jax.evaluation.benchmark import (
   find_niqe_prior,
   prepare,
 )
-from sr_jax.evaluation.results import BenchmarkResult, ImageScore
+from sr_jax.evaluation.clips import (
+  CLIP_PROTOCOLS,
+  ClipProtocol,
+  PreparedClips,
+  evaluate_clips,
+  prepare_clips,
+)
+from sr_jax.evaluation.results import BenchmarkResult, ClipScore, ImageScore
 
 __all__ = [
+  "CLIP_PROTOCOLS",
   "BenchmarkResult",
+  "ClipProtocol",
+  "ClipScore",
   "ImageScore",
   "PreparedBenchmark",
+  "PreparedClips",
   "evaluate",
+  "evaluate_clips",
   "find_niqe_prior",
   "prepare",
+  "prepare_clips",
 ]

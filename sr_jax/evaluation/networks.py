@@ -1,5 +1,6 @@
 """What `--weights` may name: files, trained workdirs, interpolations."""
 
+import ast
 import dataclasses
 import re
 from typing import Any
@@ -38,21 +39,24 @@ class Network:
     return getattr(self.model, "in_channels", 1)
 
 
-def load_network(spec: str, *, scale: int | None = None) -> Network:
+def load_network(
+  spec: str, *, scale: int | None = None, model: str | None = None
+) -> Network:
   """The network that one entry of `--weights` names.
 
   Args:
     spec: A weight file, the workdir of a training run (its best weights, else
       its last), or an interpolation; `{scale}` in a path is filled in.
     scale: The scale that was asked for; None takes the file's own.
+    model: What network a PyTorch checkpoint is of; see `build_network`.
 
   Returns:
     The network.
 
   Raises:
     FileNotFoundError: there is no such file, or no weights in the workdir.
-    ValueError: the weights are of another scale than was asked for, or the
-      scale is needed and was not given.
+    ValueError: the weights are of another scale than was asked for, or do not
+      fit the model, or the scale is needed and was not given.
   """
   if scale is None and (spec in INTERPOLATIONS or _SCALE in spec):
     raise ValueError(f"'{spec}' needs a scale; give --scales=2,3,4")
@@ -64,17 +68,24 @@ def load_network(spec: str, *, scale: int | None = None) -> Network:
       published=match(spec, {}),
     )
   path = _find(spec.replace(_SCALE, str(scale)))
-  # A MATLAB file does not hold its scale, and its name need not say it.
-  named = re.search(r"x\d", path.name) or path.suffix != ".mat"
-  model, variables = weights.load(path, scale=None if named else scale)
-  own = getattr(model, "scale", scale)
+  if model:
+    module = build_network(model)
+    try:
+      variables = weights.from_torch(module, weights.read_pth(path))
+    except ValueError as error:
+      raise ValueError(f"{path} as --model={model}: {error}") from error
+  else:
+    # A MATLAB file does not hold its scale, and its name need not say it.
+    named = re.search(r"x\d", path.name) or path.suffix != ".mat"
+    module, variables = weights.load(path, scale=None if named else scale)
+  own = getattr(module, "scale", scale)
   if scale not in (None, own):
     raise ValueError(
       f"{path} is trained for x{own}, but --scales asks for x{scale}; leave "
       "--scales out, or give the weights of that scale (a path may hold "
       f"'{_SCALE}')"
     )
-  name, arguments = describe(model)
+  name, arguments = describe(module)
   config = {}
   if path.suffix == ".safetensors":
     config = read_record(path).get("config") or {}
@@ -85,10 +96,38 @@ def load_network(spec: str, *, scale: int | None = None) -> Network:
     found = match(name, arguments, path=str(path), key=key or "")
   return Network(
     label=label(spec),
-    model=model,
+    model=module,
     variables=variables,
     published=found,
   )
+
+
+def build_network(text: str) -> Any:
+  """The network that `--model` names.
+
+  Args:
+    text: A key of `models.MODELS`, with arguments after a colon where they are
+      not the paper's: "edvr:num_features=128,num_reconstruct_blocks=40".
+
+  Returns:
+    The linen module.
+
+  Raises:
+    ValueError: not written so, or an unknown name or argument.
+  """
+  name, _, rest = text.partition(":")
+  try:
+    call = ast.parse(f"f({rest})", mode="eval").body
+    if not isinstance(call, ast.Call) or call.args:
+      raise ValueError
+    arguments = {
+      str(word.arg): ast.literal_eval(word.value) for word in call.keywords
+    }
+  except (SyntaxError, ValueError):
+    raise ValueError(
+      f"--model: '{rest}' is not written as name=number,name=number"
+    ) from None
+  return build(name, **arguments)
 
 
 def label(spec: str) -> str:

@@ -13,10 +13,11 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Figure:
-  """What a paper printed for one set and scale."""
+  """What a paper printed for one set and scale, of clips by a degradation."""
 
   psnr: float
   ssim: float | None = None
+  degradation: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,8 @@ class Published:
     figures: By set and scale.
     weights: Path under the data folder, or an interpolation; None where the
       weights cannot be had.
+    files: What the authors' weight files are called, without what follows the
+      last dot.
   """
 
   key: str
@@ -42,6 +45,7 @@ class Published:
   source: str
   figures: Mapping[tuple[str, int], Figure]
   weights: str | None = None
+  files: tuple[str, ...] = ()
 
   def find(self, dataset: str, scale: int, colour: str) -> Figure | None:
     """The figure of one set, scale and colour, if one was published."""
@@ -62,6 +66,7 @@ def published() -> dict[str, Published]:
       for dataset, scales in entry.pop("figures").items()
       for scale, figure in scales.items()
     }
+    entry["files"] = tuple(entry.get("files", ()))
     entries[key] = Published(key=key, figures=figures, **entry)
   return entries
 
@@ -84,7 +89,8 @@ def match(
     name: Of the model, as `models.describe` gives it.
     arguments: Of the model.
     path: Where the weights are from: SRCNN's training set is known only by
-      the name of a folder, such as `9-1-5_t91`.
+      the name of a folder, such as `9-1-5_t91`, and that of BasicSR's networks
+      by the name of the file.
     key: What the weights themselves say, where they do.
 
   Returns:
@@ -103,6 +109,10 @@ def match(
     return entries[key]
   if name == "bicubic":
     return entries[name]
+  stem = path.rpartition("/")[2].rpartition(".")[0]
+  for entry in entries.values():
+    if stem in entry.files:
+      return entry
   if arguments.get("in_channels") != 1:
     return None
   if name == "srcnn":

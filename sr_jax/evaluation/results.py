@@ -55,13 +55,21 @@ class ImageScore:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ClipScore(ImageScore):
+  """What a clip scored: the mean of its frames, and what each of them did."""
+
+  frames: tuple[ImageScore, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class BenchmarkResult:
   """The figures of one network on one set, and how they were measured.
 
   Attributes:
     protocols: Of each metric on this colour, in the order of `FIGURES`.
-    images: One score an image, in the order of the set.
+    images: One score an image or clip, in the order of the set.
     seconds: Spent in the network, compilation included.
+    frames: Of clips, how many the network restored in that time.
     outputs: The restored images, 8 bits, where they were asked for.
     on_luma: The same outputs of an RGB network, scored on Y. NIQE is there.
   """
@@ -71,6 +79,7 @@ class BenchmarkResult:
   seconds: float
   outputs: tuple[np.ndarray, ...] = dataclasses.field(default=(), repr=False)
   on_luma: "BenchmarkResult | None" = None
+  frames: int = 0
 
   @property
   def protocol(self) -> Protocol:

@@ -5,8 +5,9 @@ import datetime
 import json
 import logging
 import os
+import resource
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ from etils import epath
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from sr_jax import degradations
 from sr_jax.data.sources import data_root
 from sr_jax.evaluation import report, tables
 from sr_jax.evaluation.benchmark import (
@@ -23,9 +25,17 @@ from sr_jax.evaluation.benchmark import (
   find_niqe_prior,
   prepare,
 )
+from sr_jax.evaluation.clips import (
+  CLIP_PROTOCOLS,
+  PreparedClips,
+  clip_protocol,
+  evaluate_clips,
+  prepare_clips,
+)
 from sr_jax.evaluation.networks import INTERPOLATIONS, Network, load_network
 from sr_jax.evaluation.published import Published, families
-from sr_jax.evaluation.results import known_metrics
+from sr_jax.evaluation.results import BenchmarkResult, known_metrics
+from sr_jax.inference import kind
 from sr_jax.weights.files import write_whole
 
 #: What a user can put right; anything else keeps its traceback.
@@ -54,6 +64,8 @@ def run(
   ssim_flavour: str = "per_channel",
   metrics: Sequence[str] = ("psnr", "ssim"),
   niqe_prior: str | None = None,
+  model: str | None = None,
+  degradation: str | None = None,
   details: bool = False,
   json_path: str | None = None,
   report_path: str | None = None,
@@ -62,14 +74,17 @@ def run(
 
   Args:
     weights: Files, workdirs or interpolations; see `load_network`.
-    benchmarks: Names of sets or folders. By default Set5, or with `table`
-      every set that has a published figure.
+    benchmarks: Names of sets or folders, of images or of clips. By default
+      Set5, or with `table` every set that has a published figure.
     scales: By default the weights' own, or every published one.
     table: Families of published networks to reproduce, instead of `weights`.
     data_dir: Where the named sets and the published weights lie.
     ssim_flavour: Of `metrics.ssim`.
     metrics: Of psnr, ssim and niqe.
     niqe_prior: File that NIQE needs; see `find_niqe_prior`.
+    model: The network of PyTorch checkpoints among the weights; see
+      `build_network`.
+    degradation: Of clips, one of `DEGRADATIONS`; by default the set's own.
     details: Print what every image scored.
     json_path: Where to write the results as JSON.
     report_path: Where to write them as a page with pictures.
@@ -86,7 +101,10 @@ def run(
       "data_dir": data_dir,
       "ssim_flavour": ssim_flavour,
       "metrics": known_metrics(metrics),
+      "degradation": degradation,
     }
+    if degradation:
+      degradations.find(degradation)
     if "niqe" in metrics:
       prior = find_niqe_prior(niqe_prior, data_dir=data_dir)
       options["niqe_prior"] = prior
@@ -95,7 +113,7 @@ def run(
     if table:
       jobs = _table_jobs(table, wanted, benchmarks, data_dir)
     else:
-      jobs = _weight_jobs(weights, wanted, benchmarks or ["set5"])
+      jobs = _weight_jobs(weights, wanted, benchmarks or ["set5"], model)
     for path in filter(None, (json_path, report_path)):
       _check_folder(path)
   except USER_ERRORS as error:
@@ -114,6 +132,8 @@ def run(
   if details:
     tables.print_details(rows, out)
   tables.print_table(rows, out)
+  if any(row.result is not None and row.result.frames for row in rows):
+    out.print(_peak_memory(), style="dim", highlight=False)
   if json_path:
     text = json.dumps(tables.as_json(rows), indent=2) + "\n"
     write_whole(epath.Path(json_path).expanduser(), text.encode())
@@ -150,24 +170,32 @@ def _scale(text: str | int) -> int:
 
 
 def _weight_jobs(
-  weights: Sequence[str], scales: Sequence[int], benchmarks: Sequence[str]
+  weights: Sequence[str],
+  scales: Sequence[int],
+  benchmarks: Sequence[str],
+  model: str | None,
 ) -> list[_Job]:
   """Every entry of --weights on every set, at every scale."""
   jobs = []
   for spec in weights:
-    own = (2, 3, 4) if spec in INTERPOLATIONS else (None,)
-    loaded = [load_network(spec, scale=scale) for scale in scales or own]
-    jobs += [
-      _Job(
-        label=network.label,
-        dataset=dataset,
-        scale=network.model.scale,
-        network=network,
-        published=network.published,
-      )
-      for dataset in benchmarks
-      for network in loaded
-    ]
+    loaded: dict[int | None, Network] = {}
+    for dataset in benchmarks:
+      own: tuple[int | None, ...] = (None,)
+      if spec in INTERPOLATIONS:
+        own = (2, 3, 4) if clip_protocol(dataset) is None else (4,)
+      for scale in scales or own:
+        if scale not in loaded:
+          loaded[scale] = load_network(spec, scale=scale, model=model)
+        network = loaded[scale]
+        jobs.append(
+          _Job(
+            label=network.label,
+            dataset=dataset,
+            scale=network.model.scale,
+            network=network,
+            published=network.published,
+          )
+        )
   return jobs
 
 
@@ -219,11 +247,11 @@ def _evaluate(
 ) -> list[tables.Row]:
   """The rows of the table, in the order of the jobs; options of `prepare`."""
   rows = []
-  prepared: dict[tuple[str, int, int], PreparedBenchmark] = {}
+  prepared: dict[tuple[str, int, int], PreparedBenchmark | PreparedClips] = {}
   columns = (
     TextColumn("{task.description}"),
     BarColumn(),
-    TextColumn("{task.completed}/{task.total} images"),
+    TextColumn("{task.completed}/{task.total}"),
     TimeElapsedColumn(),
   )
   with Progress(
@@ -250,32 +278,91 @@ def _evaluate(
       if key not in prepared:
         progress.reset(task, description=f"{title}: preparing", total=None)
         try:
-          prepared[key] = prepare(
-            job.dataset,
-            scale=job.scale,
-            channels=job.network.channels,
-            on_image=advance,
-            **options,
-          )
+          prepared[key] = _prepare(job, job.network, options, advance)
         except USER_ERRORS as error:
           rows.append(dataclasses.replace(row, problem=str(error)))
           continue
       benchmark = prepared[key]
-      progress.reset(task, description=title, total=len(benchmark.names))
-      result = evaluate(
-        job.network.model,
-        job.network.variables,
-        benchmark,
-        keep_outputs=keep_outputs,
-        on_image=advance,
-      )
+      images = () if isinstance(benchmark, PreparedClips) else benchmark.images
+      count = getattr(benchmark, "num_frames", len(images))
+      progress.reset(task, description=title, total=count)
+      result = _measure(job.network, benchmark, keep_outputs, advance)
       row = dataclasses.replace(
-        row, dataset=benchmark.dataset, images=benchmark.images, result=result
+        row, dataset=benchmark.dataset, images=images, result=result
       )
       rows.append(row)
       if result.on_luma is not None:
         rows.append(dataclasses.replace(row, result=result.on_luma))
   return rows
+
+
+def _prepare(
+  job: _Job,
+  network: Network,
+  options: dict[str, Any],
+  advance: Callable[[int], None],
+) -> PreparedBenchmark | PreparedClips:
+  """A set of images or of clips, if the network fits it."""
+  options = dict(options)
+  degradation = options.pop("degradation")
+  if clip_protocol(job.dataset) is not None:
+    if getattr(network.model, "in_channels", 3) != 3:
+      raise ValueError("a network on Y cannot be measured on clips, in RGB")
+    options.pop("niqe_prior", None)
+    return prepare_clips(
+      job.dataset,
+      scale=job.scale,
+      degradation=degradation,
+      on_frame=advance,
+      **options,
+    )
+  if kind(network.model) != "image":
+    raise ValueError(
+      f"'{job.dataset}' holds images, and the network restores clips; give one "
+      f"of {list(CLIP_PROTOCOLS)}, or a folder of folders of frames"
+    )
+  if degradation and degradation.upper() != "BI":
+    raise ValueError(
+      f"--degradation={degradation} is for clips; '{job.dataset}' holds "
+      "images, which are degraded by MATLAB's bicubic (BI)"
+    )
+  return prepare(
+    job.dataset,
+    scale=job.scale,
+    channels=network.channels,
+    on_image=advance,
+    **options,
+  )
+
+
+def _measure(
+  network: Network,
+  benchmark: PreparedBenchmark | PreparedClips,
+  keep_outputs: bool,
+  advance: Callable[[int], None],
+) -> BenchmarkResult:
+  if isinstance(benchmark, PreparedClips):
+    return evaluate_clips(
+      network.model, network.variables, benchmark, on_frame=advance
+    )
+  return evaluate(
+    network.model,
+    network.variables,
+    benchmark,
+    keep_outputs=keep_outputs,
+    on_image=advance,
+  )
+
+
+def _peak_memory() -> str:
+  """The most that this process held, and the device where it keeps count."""
+  unit = 1 if sys.platform == "darwin" else 1024
+  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+  text = f"peak memory {peak / 2**30:.2f} GiB on the host"
+  stats = jax.local_devices()[0].memory_stats() or {}
+  if "peak_bytes_in_use" in stats:
+    text += f", {stats['peak_bytes_in_use'] / 2**30:.2f} GiB on the device"
+  return text
 
 
 def _set_up_jax() -> None:

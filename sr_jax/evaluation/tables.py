@@ -13,7 +13,12 @@ from rich.table import Table
 
 from sr_jax.evaluation.benchmark import NamedImages
 from sr_jax.evaluation.published import Figure, Published
-from sr_jax.evaluation.results import FIGURES, BenchmarkResult
+from sr_jax.evaluation.results import (
+  FIGURES,
+  BenchmarkResult,
+  ClipScore,
+  ImageScore,
+)
 
 _DECIMALS = {"psnr": 2, "ssim": 4, "niqe": 2}
 
@@ -48,9 +53,14 @@ class Row:
     if "psnr" not in self.result.protocols:
       return None
     protocol = self.result.protocol
-    return self.published.find(
+    figure = self.published.find(
       protocol.dataset, protocol.scale, protocol.colour
     )
+    if figure is None or not figure.degradation:
+      return figure
+    # Clips are degraded in several ways, and the protocol begins with which.
+    same = protocol.degradation.startswith(f"{figure.degradation}:")
+    return figure if same else None
 
   @property
   def difference(self) -> float | None:
@@ -156,7 +166,15 @@ def protocol_lines(rows: Sequence[Row]) -> list[str]:
     if row.result is None:
       continue
     protocols, first = row.result.protocols, row.result.protocol
-    made = f"{first.degradation}, crop = scale, {first.rounding}"
+    crop = f"{first.crop_border} px"
+    if first.crop_border == first.scale:
+      crop = "= scale"
+    elif not first.crop_border:
+      crop = "none"
+    made = f"{first.degradation}, crop {crop}, {first.rounding}"
+    mean = "mean over images"
+    if first.frames:
+      mean = f"mean over {first.frames} of a clip, then over clips"
     pair = []
     if "psnr" in protocols:
       pair.append("PSNR in dB")
@@ -164,11 +182,25 @@ def protocol_lines(rows: Sequence[Row]) -> list[str]:
       pair.append(f"SSIM ({protocols['ssim'].ssim_flavour})")
     if pair:
       what = " and ".join(pair)
-      lines[f"{first.colour}: {what}, {made}, mean over images"] = None
+      lines[f"{first.colour}: {what}, {made}, {mean}"] = None
     if "niqe" in protocols:
       lines[
         f"{first.colour}: NIQE on rounded Y, lower is better, no reference, "
-        f"prior {protocols['niqe'].prior}, {made}, mean over images"
+        f"prior {protocols['niqe'].prior}, {made}, {mean}"
+      ] = None
+  return list(lines)
+
+
+def time_lines(rows: Sequence[Row]) -> list[str]:
+  """How long networks took for the frames of clips."""
+  lines = {}
+  for row in rows:
+    if row.result is not None and row.result.frames:
+      result = row.result
+      each = result.seconds / result.frames
+      lines[
+        f"{row.label}, {row.dataset}: {each:.3g} s a frame in the network, "
+        f"over {result.frames} frames, compilation included"
       ] = None
   return list(lines)
 
@@ -204,7 +236,7 @@ def print_table(rows: Sequence[Row], console: Console) -> None:
     previous = row.label
     table.add_row(*cells)
   _print_whole(table, console)
-  for line in protocol_lines(rows) + source_lines(rows):
+  for line in protocol_lines(rows) + source_lines(rows) + time_lines(rows):
     console.print(
       line, style="dim", markup=False, highlight=False, soft_wrap=True
     )
@@ -242,7 +274,7 @@ def print_details(rows: Sequence[Row], console: Console) -> None:
       highlight=False,
     )
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("image")
+    table.add_column("clip" if row.result.frames else "image")
     figures = _figures([row.result])
     gain = ["gain"] if "psnr" in figures else []
     for heading in (*figures.values(), *gain):
@@ -275,11 +307,10 @@ def _row_json(row: Row) -> dict[str, Any]:
     published=None,
     seconds=round(result.seconds, 3),
     protocol=dataclasses.asdict(result.protocol),
-    images=[
-      {name: _number(getattr(image, name)) for name in ("name", *figures)}
-      for image in result.images
-    ],
+    images=[_score_json(image, [*figures]) for image in result.images],
   )
+  if result.frames:
+    record["seconds_per_frame"] = round(result.seconds / result.frames, 4)
   for metric, protocol in result.protocols.items():
     if metric != "psnr":
       record[f"{metric}_protocol"] = dataclasses.asdict(protocol)
@@ -290,6 +321,14 @@ def _row_json(row: Row) -> dict[str, Any]:
       "key": row.published.key,
       "source": row.published.source,
     }
+  return record
+
+
+def _score_json(score: ImageScore, figures: Sequence[str]) -> dict[str, Any]:
+  """Of an image; of a clip with its frames."""
+  record = {name: _number(getattr(score, name)) for name in ("name", *figures)}
+  if isinstance(score, ClipScore):
+    record["frames"] = [_score_json(frame, figures) for frame in score.frames]
   return record
 
 

@@ -12,7 +12,7 @@ from sr_jax.types import Variables
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _apply(model: Any, variables: Variables, lr: jax.Array) -> jax.Array:
+def apply(model: Any, variables: Variables, lr: jax.Array) -> jax.Array:
   """One program per model and shape; the weights are an argument.
 
   So an evaluation inside a training run compiles the first time only.
@@ -74,7 +74,7 @@ def super_resolve(
       # A TPU would round float32 operands to bfloat16 by default.
       with jax.default_matmul_precision("highest"):
         restored = jax.device_get(
-          _apply(model, variables, jax.device_put(batch))
+          apply(model, variables, jax.device_put(batch))
         )
       results.update(zip(chosen, restored, strict=False))
       if on_image is not None:

@@ -26,6 +26,8 @@ class Protocol:
     ssim_flavour: Of `metrics.ssim`; None for other metrics.
     rounding: What is done to the output before comparing.
     prior: Name of NIQE's prior; None for other metrics.
+    frames: Of clips, which frames are compared; their mean is that of the
+      clip, and the mean of the clips the figure. Empty for images.
 
   Raises:
     ValueError: an unknown metric or colour, NIQE on RGB, a negative
@@ -41,6 +43,7 @@ class Protocol:
   ssim_flavour: str | None = None
   rounding: str = "SR clipped and rounded to 8 bits"
   prior: str | None = None
+  frames: str = ""
 
   def __post_init__(self):
     if self.metric not in ("psnr", "ssim", "niqe"):
@@ -78,6 +81,7 @@ class Protocol:
       f"{self.dataset} x{self.scale}",
       self.degradation,
       f"crop {self.crop_border} px",
+      self.frames,
       self.rounding,
       f"no reference, prior {self.prior}" if self.prior else "",
     )

@@ -52,11 +52,11 @@ def test_small_batches_give_the_same(images, variables):
 
 def test_one_program_a_shape_whatever_the_weights(images, variables):
   super_resolve(_TINY, variables, images, batch_pixels=1)
-  before = module._apply._cache_size()
+  before = module.apply._cache_size()
   other = jax.tree.map(lambda x: 2 * x, variables)
   super_resolve(_TINY, other, images, batch_pixels=1)
   super_resolve(_TINY, other, images[::-1] * 2, batch_pixels=1)
-  assert module._apply._cache_size() == before
+  assert module.apply._cache_size() == before
 
 
 def test_no_parameters():

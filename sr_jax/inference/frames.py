@@ -1,0 +1,89 @@
+"""The frames of a clip, one after another, by networks of every kind."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from sr_jax.data.temporal import frame_indices
+from sr_jax.inference.clips import super_resolve_clip
+from sr_jax.inference.images import apply, super_resolve
+from sr_jax.models.recurrent import RecurrentNetwork
+from sr_jax.types import Variables
+
+
+def kind(model: Any) -> str:
+  """What a network restores at once.
+
+  Args:
+    model: A linen network.
+
+  Returns:
+    "image", one frame; "window", the middle one of `model.num_frames`; or
+    "clip", all frames, along which it passes.
+  """
+  if isinstance(model, RecurrentNetwork):
+    return "clip"
+  return "window" if getattr(model, "num_frames", None) else "image"
+
+
+def restore_clip(
+  model: Any,
+  variables: Variables,
+  frames: Sequence[np.ndarray],
+  *,
+  padding: str = "reflection_circle",
+  batch_pixels: int = 2**20,
+) -> Iterator[Float[np.ndarray, "h w c"]]:
+  """Restores a clip, a frame at a time.
+
+  Args:
+    model: A linen network of images, of windows or of clips; see `kind`.
+    variables: Its variables.
+    frames: `[h, w, c]` each, all of one size, float in [0, 1].
+    padding: Of windows that reach beyond the clip; see `frame_indices`.
+    batch_pixels: Output pixels computed together by a network of images.
+
+  Yields:
+    The restored frames in order, float32, not clipped. No more of them than
+    one batch is held.
+
+  Raises:
+    ValueError: the frames differ in size, or are not `[h, w, c]` floats.
+  """
+  sizes = {frame.shape for frame in frames}
+  if len(sizes) > 1:
+    raise ValueError(
+      f"the frames of a clip have one size, and these have {sorted(sizes)}"
+    )
+  if kind(model) == "clip":
+    yield from super_resolve_clip(model, variables, frames)
+  elif kind(model) == "window":
+    count = model.num_frames
+    for i in range(len(frames)):
+      chosen = frame_indices(i, len(frames), count, padding=padding)
+      yield _run(model, variables, [frames[j] for j in chosen])
+  else:
+    scale = getattr(model, "scale", 1)
+    (shape,) = sizes or {(1, 1, 1)}
+    size = max(1, batch_pixels // (shape[0] * shape[1] * scale**2))
+    for start in range(0, len(frames), size):
+      chosen = list(frames[start : start + size])
+      # Batches of one size, so that there is one program.
+      filled = chosen + chosen[-1:] * (min(size, len(frames)) - len(chosen))
+      restored = super_resolve(
+        model, variables, filled, batch_pixels=batch_pixels
+      )
+      yield from restored[: len(chosen)]
+
+
+def _run(
+  model: Any, variables: Variables, frames: Sequence[np.ndarray]
+) -> np.ndarray:
+  """What the network makes of these frames."""
+  clip = np.stack([np.asarray(frame, np.float32) for frame in frames])
+  with jax.default_matmul_precision("highest"):
+    restored = apply(model, variables, jax.device_put(clip[None]))
+  return np.asarray(jax.device_get(restored[0]))
