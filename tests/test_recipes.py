@@ -50,6 +50,9 @@ _OF_CLIPS = {
     "smoke",
     "wotsa,smoke",
   ],
+  "basicvsr": ["", "vimeo", "vimeo,bd", "from=RUN", "cpu", "smoke"],
+  "iconvsr": ["", "vimeo,bd", "from=RUN", "smoke"],
+  "basicvsr_plusplus": ["", "vimeo", "vimeo,bd,from=RUN", "smoke"],
 }
 #: Recipes on Y; all others are on RGB, as their figures are.
 _ON_Y = ("quickstart", "srcnn", "fsrcnn")

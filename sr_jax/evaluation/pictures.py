@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
+from sr_jax import degradations
 from sr_jax.evaluation.benchmark import crop_to_multiple, to_8_bits
 from sr_jax.ops.color import rgb_to_ycbcr, ycbcr_to_rgb
 from sr_jax.ops.resize import imresize
@@ -25,6 +26,7 @@ def panels(
   outputs: Mapping[str, np.ndarray],
   *,
   scale: int,
+  degradation: str = "BI",
 ) -> dict[str, np.ndarray]:
   """One picture as every method restores it, all of one size.
 
@@ -35,6 +37,7 @@ def panels(
       8 bits, of the cropped size. Y is shown in the colours of bicubic
       interpolation, as the papers do.
     scale: Enlargement.
+    degradation: How the low-resolution picture is made.
 
   Returns:
     RGB pictures, in order: low resolution (its pixels enlarged), bicubic,
@@ -43,7 +46,8 @@ def panels(
   grey = image.shape[-1] == 1
   hr = crop_to_multiple(image.repeat(3, axis=-1) if grey else image, scale)
   height, width = hr.shape[:2]
-  lr = to_8_bits(imresize(hr / 255.0, shape=(height // scale, width // scale)))
+  made = degradations.find(degradation)
+  lr = to_8_bits(np.asarray(made.downsample(hr / 255.0, scale=scale)))
   bicubic = to_8_bits(imresize(lr / 255.0, shape=(height, width)))
   result = {
     LOW_RESOLUTION: lr.repeat(scale, axis=0).repeat(scale, axis=1),

@@ -1,11 +1,14 @@
 """What a run looks at while it trains: benchmarks, and sample pictures."""
 
+from typing import Any
+
 import jax
 import numpy as np
 
-from sr_jax import data
-from sr_jax.evaluation import benchmark, find_niqe_prior, pictures
-from sr_jax.evaluation.results import known_metrics
+from sr_jax import data, degradations
+from sr_jax.evaluation import benchmark, clips, find_niqe_prior, pictures
+from sr_jax.evaluation.results import BenchmarkResult, known_metrics
+from sr_jax.inference import restore_clip
 from sr_jax.training.experiment import Experiment
 from sr_jax.training.writers import Writers
 from sr_jax.types import Config, Variables
@@ -29,7 +32,9 @@ class Evaluator:
 
   def __init__(self, config: Config, parts: Experiment):
     self._config, self._parts = config, parts
-    self._benchmarks: dict[str, benchmark.PreparedBenchmark] = {}
+    self._benchmarks: dict[
+      str, benchmark.PreparedBenchmark | clips.PreparedClips
+    ] = {}
     if parts.latent_features:
       return
     self._metrics = known_metrics(["psnr", *config.eval.metrics.split(",")])
@@ -49,21 +54,43 @@ class Evaluator:
     for label, name in zip(labels, names, strict=True):
       self._benchmarks[label] = self._prepare(name)
 
-  def _prepare(self, name: str) -> benchmark.PreparedBenchmark:
+  def _prepare(
+    self, name: str
+  ) -> benchmark.PreparedBenchmark | clips.PreparedClips:
     """A set to evaluate on, or as much of it as the config asks for."""
-    config = self._config
+    config, of_clips = self._config, self._parts.num_frames is not None
+    how = clips.clip_protocol(name) if of_clips else None
+    if of_clips and how is None:
+      raise ValueError(
+        f"config.eval.benchmarks '{name}' is no set of clips, and model "
+        f"'{config.model.name}' restores clips; name one of "
+        f"{list(clips.CLIP_PROTOCOLS)}, or a folder of folders of frames"
+      )
+    load = data.load_clips if of_clips else data.load_images
     try:
-      images = data.load_images(name, data_dir=config.data.data_dir or None)
+      found = load(
+        how.dataset if how else name, data_dir=config.data.data_dir or None
+      )
     except FileNotFoundError as error:
       raise FileNotFoundError(
-        f"{error}\nTo evaluate on something else, "
-        "--config.eval.benchmarks=photos or a folder of images"
+        f"{error}\nTo evaluate on something else, --config.eval.benchmarks="
+        f"{'pans' if of_clips else 'photos'} or a folder of "
+        f"{'clips' if of_clips else 'images'}"
       ) from error
+    found = found[: config.eval.max_images or None]
+    if of_clips:
+      return clips.prepare_clips(
+        name,
+        scale=self._parts.scale,
+        degradation=config.degradation,
+        clips=found,
+        metrics=self._metrics,
+      )
     return benchmark.prepare(
       name,
       scale=self._parts.scale,
       channels=self._parts.channels,
-      images=images[: config.eval.max_images or None],
+      images=found,
       metrics=self._metrics,
       niqe_prior=self._niqe_prior,
     )
@@ -94,9 +121,7 @@ class Evaluator:
       return {}, {}
     results, notes = {}, {}
     for name, prepared in self._benchmarks.items():
-      result = benchmark.evaluate(
-        self._parts.model, variables, prepared, keep_outputs=True
-      )
+      result, picture, restored = self._measure(variables, prepared)
       results |= {
         f"{name}/psnr": result.psnr,
         f"{name}/bicubic_psnr": result.bicubic_psnr,
@@ -124,9 +149,10 @@ class Evaluator:
         )
       )
       panels = pictures.panels(
-        benchmark.ground_truth(prepared.images, 0)[1],
-        {self._config.model.name: result.outputs[0]},
+        picture,
+        {self._config.model.name: restored},
         scale=self._parts.scale,
+        degradation=self._config.degradation,
       )
       window = pictures.busiest_window(panels, _SAMPLE_SIDE)
       writers.image(
@@ -136,6 +162,31 @@ class Evaluator:
       )
     writers.scalars(step, results, notes=notes)
     return results, notes
+
+  def _measure(
+    self, variables: Variables, prepared: Any
+  ) -> tuple[BenchmarkResult, np.ndarray, np.ndarray]:
+    """Figures, and one picture: ground truth, and as it was restored."""
+    model, scale = self._parts.model, self._parts.scale
+    if isinstance(prepared, benchmark.PreparedBenchmark):
+      result = benchmark.evaluate(model, variables, prepared, keep_outputs=True)
+      picture = benchmark.ground_truth(prepared.images, 0)[1]
+      return result, picture, result.outputs[0]
+    result = clips.evaluate_clips(model, variables, prepared)
+    # In the middle of the beginning of the first clip.
+    _, frames = prepared.clips[0]
+    made = degradations.find(prepared.degradation)
+    seen = [
+      np.float32(
+        made.downsample(
+          benchmark.crop_to_multiple(frames[i][1], scale) / 255.0, scale=scale
+        )
+      )
+      for i in range(min(len(frames), self._parts.num_frames or 1))
+    ]
+    middle = len(seen) // 2
+    restored = list(restore_clip(model, variables, seen))[middle]
+    return result, frames[middle][1], benchmark.to_8_bits(restored)
 
   def _grid(self, variables: Variables) -> np.ndarray:
     """Samples side by side, uint8."""

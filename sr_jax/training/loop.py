@@ -162,7 +162,7 @@ class _Run:
     state = jax.device_put(init(key), self.shardings)
     state = begin_parts(
       state,
-      self.config.init_parts,
+      dict(self.config.init_parts),
       data_dir=self.config.data.data_dir or None,
     )
     if self.config.init_from:
