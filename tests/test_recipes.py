@@ -124,8 +124,8 @@ def test_a_recipe_of_clips_has_a_network_and_an_optimizer(name, variant):
   assert config.init_from == ("RUN" if "from=RUN" in variant else "")
   _check_fields(config)
   model = models.build(**config.model)
-  clip = models.example_input(model)
-  assert clip.shape[1] == config.data.num_frames
+  (clip,) = models.example_inputs(model)
+  assert model.num_frames in (None, config.data.num_frames)
   params = jax.eval_shape(model.init, jax.random.key(0), clip)["params"]
   # What no parameter is called is refused here.
   fields = dict(config.optimizer)

@@ -24,7 +24,8 @@ def kind(model: Any) -> str:
     "image", one frame; "window", the middle one of `model.num_frames`; or
     "clip", all frames, along which it passes.
   """
-  if isinstance(model, RecurrentNetwork):
+  # A network of clips says which way it passes along them.
+  if hasattr(model, "directions"):
     return "clip"
   return "window" if getattr(model, "num_frames", None) else "image"
 
@@ -48,7 +49,8 @@ def restore_clip(
 
   Yields:
     The restored frames in order, float32, not clipped. No more of them than
-    one batch is held.
+    one batch is held, but for networks of clips that are no
+    `RecurrentNetwork`, which take all of a clip at once.
 
   Raises:
     ValueError: the frames differ in size, or are not `[h, w, c]` floats.
@@ -58,8 +60,10 @@ def restore_clip(
     raise ValueError(
       f"the frames of a clip have one size, and these have {sorted(sizes)}"
     )
-  if kind(model) == "clip":
+  if isinstance(model, RecurrentNetwork):
     yield from super_resolve_clip(model, variables, frames)
+  elif kind(model) == "clip":
+    yield from _run(model, variables, frames)
   elif kind(model) == "window":
     count = model.num_frames
     for i in range(len(frames)):

@@ -66,9 +66,11 @@ def test_a_network_of_windows_sees_the_neighbours():
 
 def test_a_network_of_clips_sees_all_frames():
   rng = np.random.default_rng(0)
-  clip = rng.random((1, 3, 20, 18, 3), np.float32)
+  clip = jnp.asarray(rng.random((1, 3, 20, 18, 3), np.float32))
   variables = _RECURRENT.init(jax.random.key(0), clip)
-  restored = np.stack(list(restore_clip(_RECURRENT, variables, [*clip[0]])))
+  restored = np.stack(
+    list(restore_clip(_RECURRENT, variables, [*np.asarray(clip[0])]))
+  )
   expected = _RECURRENT.apply(variables, clip)[0]
   np.testing.assert_allclose(restored, expected, rtol=0, atol=2e-5)
 

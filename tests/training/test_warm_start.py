@@ -19,7 +19,7 @@ _OPTIMIZER = make_optimizer(constant(1e-3))
 def _variables(model, seed):
   """No value is the other seed's, biases and statistics included."""
   shapes = jax.eval_shape(
-    model.init, jax.random.key(0), models.example_input(model)
+    model.init, jax.random.key(0), *models.example_inputs(model)
   )
   rng = np.random.default_rng(seed)
   return jax.tree.map(
