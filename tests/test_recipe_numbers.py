@@ -241,3 +241,40 @@ def test_numbers_of_srcnn_and_fsrcnn():
   srcnn = _recipe("srcnn", "")
   assert (srcnn.data.patch_size, srcnn.data.batch_size) == (33, 128)
   assert tuple(srcnn.optimizer.multipliers) == (("conv3", 0.1),)
+
+
+def test_numbers_of_basicvsr_and_those_after_it():
+  """Cards 7, 8 and 9."""
+  for name, steps, rate, frames, factor in (
+    ("basicvsr", 300_000, 2e-4, 15, 0.125),
+    ("iconvsr", 300_000, 2e-4, 15, 0.125),
+    ("basicvsr_plusplus", 600_000, 1e-4, 30, 0.25),
+  ):
+    config = _recipe(name, "")
+    assert (config.steps, config.ema_decay) == (steps, 0.999)
+    assert (config.data.num_frames, config.data.batch_size) == (frames, 8)
+    assert (config.data.patch_size, config.data.train) == (256, "reds")
+    assert config.loss.to_dict() == {
+      "name": "charbonnier",
+      "weight": 1.0,
+      "eps": 1e-12,
+    }
+    assert _adam(config) == (0.9, 0.99)
+    schedule = _rate(config)
+    np.testing.assert_allclose(
+      [schedule(0), schedule(steps)], [rate, 1e-7], rtol=1e-5
+    )
+    assert tuple(config.optimizer.multipliers) == (("^spynet/", factor),)
+    ((_, first, free),) = config.optimizer.freeze
+    assert (first, free) == (0, 5000)
+    vimeo = _recipe(name, "vimeo,bd")
+    assert (vimeo.data.num_frames, vimeo.data.mirror) == (7, True)
+    assert (vimeo.degradation, vimeo.data.train) == ("BD", "vimeo90k")
+    assert vimeo.steps == 300_000
+  assert not _recipe("basicvsr_plusplus", "vimeo").optimizer.freeze
+  assert _model(_recipe("basicvsr", ""), "num_features", "num_blocks") == (
+    64,
+    30,
+  )
+  assert _model(_recipe("basicvsr_plusplus", ""), "num_blocks") == (7,)
+  assert _model(_recipe("iconvsr", ""), "keyframe_stride") == (5,)

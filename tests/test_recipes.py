@@ -242,6 +242,16 @@ def test_smoke_runs(name, variant, tmp_path, monkeypatch):
   assert (tmp_path / "run" / "weights" / "last.safetensors").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(_OF_CLIPS))
+def test_smoke_runs_of_clips(name, tmp_path, monkeypatch):
+  monkeypatch.setenv("SR_JAX_CACHE", str(tmp_path / "cache"))
+  results = training.train(_recipe(name, "smoke"), tmp_path / "run")
+  assert results["pans/psnr"] > 3
+  assert results["pans/bicubic_psnr"] > 20
+  assert (tmp_path / "run" / "samples" / "pans_0000004.png").exists()
+
+
 def test_dcgan_smoke_runs(tmp_path, monkeypatch):
   monkeypatch.setenv("SR_JAX_CACHE", str(tmp_path / "cache"))
   training.train(_recipe("dcgan", "smoke"), tmp_path / "run")
