@@ -10,9 +10,9 @@ Variants, after a colon and separated by commas:
                backwards; reds where neither is given.
   bd           vimeo by BD, a gaussian, instead of MATLAB's bicubic.
   from=RUN     begin from RUN, a workdir or weight file.
-  cpu          24 features and 5 blocks on the clips of `video`, 7 frames, crops
-               of 128 pixels: half an hour on two CPU cores
-               (docs/reproducing.md).
+  cpu          24 features and 5 blocks, SPyNet small and from nothing, 7 frames,
+               crops of 128 pixels: for two CPU cores and a folder of clips,
+               --config.data.train=FOLDER. Evaluated on Vid4's first clip.
   smoke        a few steps of a tiny network.
 
 SPyNet learns at an eighth of the rate, and not at all for the first 5,000
@@ -93,13 +93,13 @@ def _on_a_cpu(config: ConfigDict) -> None:
   config.init_parts = ConfigDict({})
   config.optimizer.freeze = ()
   config.optimizer.multipliers = ()
-  config.data.train = "video"
   config.data.num_frames = 7
   config.data.random_reverse = True
   config.data.patch_size = 128
   config.data.batch_size = 2
   config.data.num_workers = 0
-  config.eval.benchmarks = "video:walk"
+  config.eval.benchmarks = "vid4"
+  config.eval.max_images = 1
   config.steps = 3000
   config.schedule = common.cosine(4e-4, config.steps, eta_min=1e-6)
   config.ema_decay = 0.99

@@ -144,7 +144,8 @@ def base() -> Any:
         "augment": True,
         # Smaller copies of each image, as FSRCNN's authors add them.
         "scales": (1.0,),
-        # Large images are cut up when the set is built.
+        # Large images, but not the frames of clips, are cut up when the set is
+        # built.
         "sub_image_size": 480,
         "sub_image_step": 240,
         "crops_per_image": 1,

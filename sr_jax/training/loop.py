@@ -97,7 +97,6 @@ class _Run:
       margin=parts.margin,
       seed=config.seed,
       data_dir=config.data.data_dir or None,
-      sub_image_size=config.data.sub_image_size,
       sub_image_step=config.data.sub_image_step,
       scales=tuple(config.data.scales),
       crops_per_image=config.data.crops_per_image,
@@ -133,6 +132,9 @@ class _Run:
   def _clip_options(self) -> dict[str, Any]:
     """What the loader needs to know of borders, and of clips."""
     fields, options = self.config.data, {}
+    # The frames of clips stay whole.
+    if not self.parts.num_frames:
+      options["sub_image_size"] = fields.sub_image_size
     if self.parts.degradation:
       options["border"] = self.parts.degradation.border
     if self.parts.num_frames:
