@@ -28,6 +28,8 @@ Source:   BasicSR `train_BasicVSR_REDS.yml`, `..._Vimeo90K_{BI,BD}.yml`,
           RECIPES.md card 7.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from configs import common
@@ -84,7 +86,7 @@ def get_config(argument: str = "") -> ConfigDict:
   return config
 
 
-def _on_a_cpu(config: ConfigDict) -> None:
+def _on_a_cpu(config: Any) -> None:
   """What half an hour trains; SPyNet small, and from nothing."""
   config.name = "basicvsr_cpu"
   config.model.update(

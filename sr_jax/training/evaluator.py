@@ -66,7 +66,7 @@ class Evaluator:
         f"'{config.model.name}' restores clips; name one of "
         f"{list(clips.CLIP_PROTOCOLS)}, or a folder of folders of frames"
       )
-    load = data.load_clips if of_clips else data.load_images
+    load: Any = data.load_clips if of_clips else data.load_images
     try:
       found = load(
         how.dataset if how else name, data_dir=config.data.data_dir or None
@@ -177,10 +177,11 @@ class Evaluator:
     _, frames = prepared.clips[0]
     made = degradations.find(prepared.degradation)
     seen = [
-      np.float32(
+      np.asarray(
         made.downsample(
           benchmark.crop_to_multiple(frames[i][1], scale) / 255.0, scale=scale
-        )
+        ),
+        np.float32,
       )
       for i in range(min(len(frames), self._parts.num_frames or 1))
     ]

@@ -128,7 +128,7 @@ def build(config: Config) -> Experiment:
   frame = None
   if time and len(made) == 4:
     frame = getattr(model, "center_frame", None)
-    frame = num_frames // 2 if frame is None else frame
+    frame = time[0] // 2 if frame is None else frame
   elif time:
     hr_shape = (1, *time, *hr_shape[1:])
   if made != hr_shape:
