@@ -10,9 +10,9 @@ Variants, after a colon and separated by commas:
                backwards; reds where neither is given.
   bd           vimeo by BD, a gaussian, instead of MATLAB's bicubic.
   from=RUN     begin from RUN, a workdir or weight file.
-  cpu          24 features and 5 blocks, SPyNet small and from nothing, 7 frames,
-               crops of 128 pixels: for two CPU cores and a folder of clips,
-               --config.data.train=FOLDER. Evaluated on Vid4's first clip.
+  cpu          24 features and 5 blocks, SPyNet small and from nothing, 7
+               frames, crops of 128 pixels: for two CPU cores and a folder of
+               clips, --config.data.train=FOLDER. Evaluated on Vid4's first.
   smoke        a few steps of a tiny network.
 
 SPyNet learns at an eighth of the rate, and not at all for the first 5,000
