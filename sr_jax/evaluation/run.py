@@ -26,7 +26,7 @@ from sr_jax.evaluation.benchmark import (
 from sr_jax.evaluation.networks import INTERPOLATIONS, Network, load_network
 from sr_jax.evaluation.published import Published, families
 from sr_jax.evaluation.results import known_metrics
-from sr_jax.weights.files import write_whole
+from sr_jax.weights.files import check_target, write_whole
 
 #: What a user can put right; anything else keeps its traceback.
 USER_ERRORS = (ValueError, FileNotFoundError)
@@ -97,7 +97,7 @@ def run(
     else:
       jobs = _weight_jobs(weights, wanted, benchmarks or ["set5"])
     for path in filter(None, (json_path, report_path)):
-      _check_folder(path)
+      _check_written(path)
   except USER_ERRORS as error:
     console.print(f"eval.py: {error}", markup=False, soft_wrap=True)
     return 2
@@ -114,14 +114,18 @@ def run(
   if details:
     tables.print_details(rows, out)
   tables.print_table(rows, out)
-  if json_path:
-    text = json.dumps(tables.as_json(rows), indent=2) + "\n"
-    write_whole(epath.Path(json_path).expanduser(), text.encode())
-  if report_path:
-    page = report.render(
-      rows, title="Super-resolution benchmark", subtitle=_subtitle()
-    )
-    write_whole(epath.Path(report_path).expanduser(), page.encode())
+  try:
+    if json_path:
+      text = json.dumps(tables.as_json(rows), indent=2) + "\n"
+      write_whole(epath.Path(json_path).expanduser(), text.encode())
+    if report_path:
+      page = report.render(
+        rows, title="Super-resolution benchmark", subtitle=_subtitle()
+      )
+      write_whole(epath.Path(report_path).expanduser(), page.encode())
+  except OSError as error:
+    console.print(f"eval.py: {error}", markup=False, soft_wrap=True)
+    return 2
   return int(any(row.problem for row in rows))
 
 
@@ -294,8 +298,10 @@ def _subtitle() -> str:
   return f"sr_jax on {device}, jax {jax.__version__}, {datetime.date.today()}"
 
 
-def _check_folder(path: str) -> None:
+def _check_written(path: str) -> None:
   """Better now than after the figures have been computed."""
-  folder = epath.Path(path).expanduser().parent
+  file = epath.Path(path).expanduser()
+  folder = file.parent
   if not folder.is_dir():
     raise FileNotFoundError(f"{path}: there is no folder {folder}; make it")
+  check_target(file)

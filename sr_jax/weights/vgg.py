@@ -16,7 +16,7 @@ from etils import epath
 
 from sr_jax.models.vgg import VGG19
 from sr_jax.weights import tree
-from sr_jax.weights.files import write_whole
+from sr_jax.weights.files import check_target, write_whole
 from sr_jax.weights.pth import read_pth
 
 #: What makes a file that `load_vgg19` reads.
@@ -114,17 +114,21 @@ def convert_vgg19(source: epath.PathLike, target: epath.PathLike) -> list[str]:
 
   Raises:
     FileNotFoundError: no source, or no folder of the target.
-    ValueError: as `load_vgg19`.
+    ValueError: as `load_vgg19`, or the target is no .safetensors or no file.
 
   Source: as `load_vgg19`.
   """
   source = epath.Path(source).expanduser()
+  target = epath.Path(target).expanduser()
+  if target.suffix != ".safetensors":
+    raise ValueError(f"'{target}' does not end in .safetensors; name it so")
+  check_target(target)
   weights = _read(source)
   convs = _convs(weights)
   arrays = _check(source, weights, _model(weights, layers=convs[-1:]))
   record = {"mean": weights.mean, "std": weights.std}
   content = safetensors.numpy.save(arrays, {_METADATA_KEY: json.dumps(record)})
-  write_whole(epath.Path(target).expanduser(), content)
+  write_whole(target, content)
   return convs
 
 

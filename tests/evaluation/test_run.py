@@ -1,6 +1,7 @@
 """eval.py as a user meets it: tables, files, and messages."""
 
 import json
+import os
 import pathlib
 import re
 import subprocess
@@ -182,6 +183,20 @@ def test_user_errors_are_one_line(arguments, message, capsys):
   assert len(lines) == 1
   assert message in lines[0]
   assert lines[0].startswith("eval.py: ")
+
+
+def test_what_cannot_be_written_is_one_line(folder, tmp_path, capsys):
+  os.mkfifo(tmp_path / "pipe")
+  options = {"weights": ["nearest"], "benchmarks": [str(folder)], "scales": [2]}
+  for path, message in (
+    ("/proc/x.json", "/proc/x.json"),
+    (str(tmp_path), "is a folder"),
+    (str(tmp_path / "pipe"), "is a device"),
+  ):
+    assert run.run(json_path=path, **options) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert message in lines[0]
 
 
 def test_wrong_flags_exit_with_2():
