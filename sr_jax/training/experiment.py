@@ -1,7 +1,6 @@
 """From a ConfigDict to the parts of a run."""
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -146,13 +145,14 @@ def build(config: Config) -> Experiment:
   if config.discriminator.name:
     discriminator = _discriminator(config, hr_shape)
     _, d_optimizer = _optimizer(config, "d_schedule", "d_optimizer")
+    make = checks.bind(Adversarial, "adversarial", dict(config.adversarial))
+    with checks.told_of(config, "adversarial"):
+      adversarial = make()
     step = make_gan_step(
       model,
       discriminator,
       d_optimizer=d_optimizer,
-      adversarial=checks.bind(
-        Adversarial, "adversarial", dict(config.adversarial)
-      )(),
+      adversarial=adversarial,
       d_steps=config.d_steps,
       d_init_steps=config.d_init_steps,
       **common,
@@ -195,6 +195,16 @@ def _check_numbers(config: Config) -> None:
     "keep_last",
     "max_skipped",
     "d_steps",
+  )
+  checks.not_negative(
+    config,
+    "loss.weight",
+    "perceptual.weight",
+    "perceptual.style_weight",
+    "perceptual.layer_weights",
+    "adversarial.weight",
+    "adversarial.gradient_penalty",
+    "adversarial.r1",
   )
   if not config.data.train:
     raise ValueError(
@@ -258,9 +268,9 @@ def _loss_terms(
   pixel = checks.named(LOSSES, "loss", fields, later=("sr", "hr", "weight"))
   features, frozen = _perceptual(config, hr_shape)
   adversarial = bool(config.discriminator.name) and config.adversarial.weight
-  if not 0 <= weight < math.inf or not (weight or features or adversarial):
+  if not (weight or features or adversarial):
     raise ValueError(
-      f"config.loss.weight {weight} is not positive, and 0 needs another term: "
+      f"config.loss.weight {weight} needs another term: "
       "config.perceptual.weight or config.adversarial.weight"
     )
   if config.loss.get("reduction") == "sum":
@@ -292,7 +302,8 @@ def _perceptual(
   }
   model: Any
   if fields.vgg == "random":
-    model = models.build("vgg19", **options)
+    with checks.told_of(config, "perceptual"):
+      model = models.build("vgg19", **options)
     variables = jax.jit(model.init)(
       jax.random.key(0, impl="rbg"), jnp.zeros((1, 32, 32, 3))
     )
@@ -304,6 +315,13 @@ def _perceptual(
       model, variables = weights.load_vgg19(path, **options)
     except FileNotFoundError as error:
       raise FileNotFoundError(f"config.perceptual.vgg: {error}") from error
+    except ValueError as error:
+      # Of the file, or of the layers that were asked of it.
+      raise ValueError(
+        f"config.perceptual.vgg, config.perceptual.layer_weights: {error}. "
+        "Layers and their weights are given as "
+        "--config.perceptual.layer_weights=\"{'conv3_4': 1.0}\""
+      ) from error
   model = model.clone(dtype=jnp.dtype(config.model.get("dtype", "float32")))
 
   def terms(sr: Any, hr: Any, frozen: Any) -> dict[str, jax.Array]:
@@ -321,7 +339,8 @@ def _perceptual(
 
   # What is wrong is told now, not when the step is traced.
   image = jax.ShapeDtypeStruct(hr_shape, jnp.float32)
-  jax.eval_shape(terms, image, image, variables)
+  with checks.told_of(config, "perceptual"):
+    jax.eval_shape(terms, image, image, variables)
   return terms, jax.device_get(variables)
 
 

@@ -61,11 +61,15 @@ class Health:
       raise ValueError(
         f"config.health.action '{action}' is not one of {list(_ACTIONS)}"
       )
-    if max_gap < 0 or patience < 1 or max_rollbacks < 0:
-      raise ValueError(
-        f"config.health: max_gap {max_gap} and max_rollbacks {max_rollbacks} "
-        f"must not be negative, and patience {patience} be at least 1"
-      )
+    for name, value, least in (
+      ("max_gap", max_gap, 0),
+      ("patience", patience, 1),
+      ("max_rollbacks", max_rollbacks, 0),
+    ):
+      if not value >= least:
+        raise ValueError(
+          f"config.health.{name} {value} must be at least {least}"
+        )
     self._max_skipped = max_skipped
     self._max_gap, self._patience = max_gap, patience
     self._action, self._rollbacks_left = action, max_rollbacks

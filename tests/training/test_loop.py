@@ -134,7 +134,7 @@ def test_every_part_of_the_step_runs_from_a_config(config, tmp_path):
     ("schedule.name", "cosine", "config.schedule.name 'cosine'"),
     ("optimizer.name", "adamw", "optimizer 'adamw'"),
     ("mesh.fsdp", 3, "does not make up"),
-    ("loss.weight", -1.0, "loss.weight -1.0 is not positive"),
+    ("loss.weight", -1.0, "^config.loss.weight -1.0 must be finite"),
     ("optimizer.b2", 1.5, r"b2 1.5 is not in \[0, 1\)"),
     ("schedule.eta_min", -1.0, "eta_min -1.0 is negative"),
     ("data.cache", "no", "cache 'no'"),
