@@ -19,13 +19,14 @@ from sr_jax.training.checkpoints import (
   CheckpointError,
   Checkpoints,
   abstract,
+  has_checkpoint,
   is_disk_full,
 )
 from sr_jax.training.evaluator import Evaluator
 from sr_jax.training.health import Health, UnhealthyError, summary
 from sr_jax.training.state import TrainState
 from sr_jax.training.steps import compile_step
-from sr_jax.training.warm_start import warm_start
+from sr_jax.training.warm_start import Start, read_start, warm_start
 from sr_jax.training.writers import Writers
 from sr_jax.types import Config
 from sr_jax.weights.files import write_whole
@@ -109,9 +110,11 @@ class _Run:
       shard_count=jax.process_count(),
     )
     _close_at_end(stack, self.loader)
+    # Told before there is a folder; a run that goes on needs none.
+    self.start = None if has_checkpoint(self._saved) else self._read_start()
     (self.workdir / "weights").mkdir(parents=True, exist_ok=True)
     self.checkpoints = Checkpoints(
-      self.workdir / "checkpoints",
+      self._saved,
       keep_last=config.keep_last,
       keep_best=config.keep_best,
     )
@@ -130,6 +133,20 @@ class _Run:
     )
     _close_at_end(stack, self.writers)
 
+  @property
+  def _saved(self) -> epath.Path:
+    return self.workdir / "checkpoints"
+
+  def _read_start(self) -> Start | None:
+    """What the run begins from, if it is not noise."""
+    if not self.config.init_from:
+      return None
+    return read_start(
+      self.config.init_from,
+      self.parts.model,
+      freeze=self.config.optimizer.freeze,
+    )
+
   def _begin(self) -> TrainState:
     """A fresh state, or that of the newest checkpoint; both as sharded."""
     key = jax.random.key(self.config.seed, impl="rbg")
@@ -146,10 +163,10 @@ class _Run:
       self.parts.init_state, out_shardings=sharding.replicated(self.mesh)
     )
     state = jax.device_put(init(key), self.shardings)
-    if self.config.init_from:
-      state, self.anew = warm_start(
-        state, self.config.init_from, freeze=self.config.optimizer.freeze
-      )
+    start = self.start or self._read_start()
+    if start is not None:
+      state, self.anew = warm_start(state, start), start.missing
+      self.start = None
     return state
 
   def run(self) -> dict[str, float]:

@@ -8,7 +8,7 @@ import pytest
 from sr_jax import models, weights
 from sr_jax.training import NetState, TrainState, make_optimizer
 from sr_jax.training.schedules import constant
-from sr_jax.training.warm_start import warm_start
+from sr_jax.training.warm_start import read_start, warm_start
 
 _OPTIMIZER = make_optimizer(constant(1e-3))
 
@@ -32,8 +32,9 @@ def _start(model, source_model, tmp_path):
     step=jnp.zeros((), jnp.int32),
     generator=NetState.create(_variables(model, 2), _OPTIMIZER, ema=True),
   )
-  after, missing = warm_start(state, str(file))
-  return given, state.generator, after.generator, missing
+  start = read_start(str(file), model)
+  after = warm_start(state, start)
+  return given, state.generator, after.generator, start.missing
 
 
 def _check(given, before, after, anew):
@@ -111,5 +112,21 @@ def test_another_width_is_refused(fields, given_fields, tmp_path):
   build = lambda given: models.build(
     "msrresnet", **{"num_features": 4, "num_blocks": 2, **given}
   )
-  with pytest.raises(ValueError, match="is of another network"):
+  with pytest.raises(
+    ValueError, match=r"another network: msrresnet .* num_(features|blocks)"
+  ):
     _start(build(fields), build(given_fields), tmp_path)
+
+
+def test_another_class_is_refused_however_much_fits(tmp_path):
+  """Their blocks have the same names and shapes."""
+  fields = {"scale": 2, "num_features": 4, "num_blocks": 2}
+  with pytest.raises(
+    ValueError, match="^config.init_from .*: edsr there and msrresnet here"
+  ) as caught:
+    _start(
+      models.build("msrresnet", **fields),
+      models.build("edsr", **fields),
+      tmp_path,
+    )
+  assert str(caught.value).count("/kernel") <= 3
