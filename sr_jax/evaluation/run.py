@@ -23,7 +23,12 @@ from sr_jax.evaluation.benchmark import (
   find_niqe_prior,
   prepare,
 )
-from sr_jax.evaluation.networks import INTERPOLATIONS, Network, load_network
+from sr_jax.evaluation.networks import (
+  INTERPOLATIONS,
+  Network,
+  load_enlarger,
+  load_network,
+)
 from sr_jax.evaluation.published import Published, families
 from sr_jax.evaluation.results import known_metrics
 from sr_jax.weights.files import check_target, write_whole
@@ -160,7 +165,7 @@ def _weight_jobs(
   jobs = []
   for spec in weights:
     own = (2, 3, 4) if spec in INTERPOLATIONS else (None,)
-    loaded = [load_network(spec, scale=scale) for scale in scales or own]
+    loaded = [load_enlarger(spec, scale=scale) for scale in scales or own]
     jobs += [
       _Job(
         label=network.label,

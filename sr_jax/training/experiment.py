@@ -318,8 +318,8 @@ def _perceptual(
     except ValueError as error:
       # Of the file, or of the layers that were asked of it.
       raise ValueError(
-        f"config.perceptual.vgg, config.perceptual.layer_weights: {error}. "
-        "Layers and their weights are given as "
+        f"config.perceptual.vgg, or config.perceptual.layer_weights: {error}. "
+        "Other layers, with their weights: "
         "--config.perceptual.layer_weights=\"{'conv3_4': 1.0}\""
       ) from error
   model = model.clone(dtype=jnp.dtype(config.model.get("dtype", "float32")))

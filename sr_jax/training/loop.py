@@ -219,8 +219,9 @@ class _Run:
       f"{name}, {sum(x.size for x in jax.tree.leaves(net.params)):,} parameters"
       for name, net in nets.items()
     )
+    scale = "" if self.parts.latent_features else f"x{self.parts.scale} "
     self.writers.line(
-      f"x{self.parts.scale} {counts}; "
+      f"{scale}{counts}; "
       f"{config.data.train}, {self.loader.num_images:,} images; "
       f"{self.mesh.size} {jax.default_backend()} device(s) "
       f"{dict(self.mesh.shape)}; {self.workdir}"

@@ -57,7 +57,9 @@ def read_start(
   except (FileNotFoundError, ValueError) as error:
     raise type(error)(f"config.init_from: {error}") from error
   given = tree.flatten({"params": network.variables.get("params", {})})
-  wanted = {k: v for k, v in tree.shapes(model).items() if k.startswith(_PARAMS)}
+  wanted = {
+    k: v for k, v in tree.shapes(model).items() if k.startswith(_PARAMS)
+  }
   missing = [
     path.removeprefix(_PARAMS)
     for path, shape in wanted.items()

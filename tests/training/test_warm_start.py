@@ -122,7 +122,7 @@ def test_another_class_is_refused_however_much_fits(tmp_path):
   """Their blocks have the same names and shapes."""
   fields = {"scale": 2, "num_features": 4, "num_blocks": 2}
   with pytest.raises(
-    ValueError, match="^config.init_from .*: edsr there and msrresnet here"
+    ValueError, match=r"^config\.init_from .*: edsr there and msrresnet here"
   ) as caught:
     _start(
       models.build("msrresnet", **fields),
