@@ -26,9 +26,9 @@ from sr_jax.evaluation.benchmark import (
   ground_truth,
   prepare,
 )
-from sr_jax.evaluation.networks import INTERPOLATIONS, Network, load_network
+from sr_jax.evaluation.networks import INTERPOLATIONS, Network, load_enlarger
 from sr_jax.models import describe
-from sr_jax.weights.files import write_whole
+from sr_jax.weights.files import check_target, write_whole
 from sr_jax.weights.interpolation import check_alpha
 
 #: Side of the square that is shown, in pixels of the ground truth.
@@ -154,6 +154,12 @@ def _run(arguments: argparse.Namespace) -> None:
     raise ValueError(f"--strip: '{strip}' does not end in .png")
   if out and _ALPHA not in out and len(alphas) > 1:
     raise ValueError(f"--out: '{out}' needs {_ALPHA}, a file for each of them")
+  for alpha in alphas if out else ():
+    path = _out(out, alpha)
+    if path.suffix != ".safetensors":
+      raise ValueError(f"--out: '{path}' does not end in .safetensors")
+    check_target(path)
+  check_target(strip)
   first, second = load_pair(arguments.psnr, arguments.gan)
   benchmark = _prepare(arguments, first)
   scores = [figures["bicubic_psnr"] for figures in benchmark.beside["Y"]]
@@ -172,7 +178,7 @@ def _run(arguments: argparse.Namespace) -> None:
     )
     rows.append(row)
     if out:
-      path = epath.Path(out.replace(_ALPHA, _text(alpha)))
+      path = _out(out, alpha)
       _save(path, first.model, variables, alpha, row, arguments)
   name, image = ground_truth(benchmark.images, shown)
   picture = draw_strip(outputs, image, scale=benchmark.scale)
@@ -187,6 +193,10 @@ def _run(arguments: argparse.Namespace) -> None:
     f"{strip}: {name}, where bicubic is furthest from the ground truth",
   ):
     console.print(line, markup=False, soft_wrap=True)
+
+
+def _out(out: str, alpha: float) -> epath.Path:
+  return epath.Path(out.replace(_ALPHA, _text(alpha))).expanduser()
 
 
 def _alphas(text: str) -> list[float]:
@@ -210,16 +220,10 @@ def _alphas(text: str) -> list[float]:
 
 
 def _load(spec: str) -> Network:
-  """As `load_network`, of what has weights and a scale."""
+  """As `load_enlarger`, of what has weights."""
   if spec in INTERPOLATIONS:
     raise ValueError(f"'{spec}' has no weights; give a file or a workdir")
-  network = load_network(spec)
-  if not hasattr(network.model, "scale"):
-    raise ValueError(
-      f"{spec} is a {describe(network.model)[0]}, which enlarges nothing; give "
-      "the weights of a generator"
-    )
-  return network
+  return load_enlarger(spec)
 
 
 def _prepare(

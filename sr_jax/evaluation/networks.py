@@ -130,6 +130,23 @@ def build_network(text: str) -> Any:
   return build(name, **arguments)
 
 
+def load_enlarger(
+  spec: str, *, scale: int | None = None, model: str | None = None
+) -> Network:
+  """As `load_network`, of what has a scale.
+
+  Raises:
+    FileNotFoundError, ValueError: as there, or it enlarges nothing.
+  """
+  network = load_network(spec, scale=scale, model=model)
+  if not hasattr(network.model, "scale"):
+    raise ValueError(
+      f"{spec} is a {describe(network.model)[0]}, which enlarges nothing; give "
+      "the weights of a generator for super-resolution"
+    )
+  return network
+
+
 def label(spec: str) -> str:
   """The last two parts of a path: enough to tell, short enough to print.
 

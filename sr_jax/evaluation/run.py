@@ -32,11 +32,16 @@ from sr_jax.evaluation.clips import (
   evaluate_clips,
   prepare_clips,
 )
-from sr_jax.evaluation.networks import INTERPOLATIONS, Network, load_network
+from sr_jax.evaluation.networks import (
+  INTERPOLATIONS,
+  Network,
+  load_enlarger,
+  load_network,
+)
 from sr_jax.evaluation.published import Published, families
 from sr_jax.evaluation.results import BenchmarkResult, known_metrics
 from sr_jax.inference import kind
-from sr_jax.weights.files import write_whole
+from sr_jax.weights.files import check_target, write_whole
 
 #: What a user can put right; anything else keeps its traceback.
 USER_ERRORS = (ValueError, FileNotFoundError)
@@ -115,7 +120,7 @@ def run(
     else:
       jobs = _weight_jobs(weights, wanted, benchmarks or ["set5"], model)
     for path in filter(None, (json_path, report_path)):
-      _check_folder(path)
+      _check_written(path)
   except USER_ERRORS as error:
     console.print(f"eval.py: {error}", markup=False, soft_wrap=True)
     return 2
@@ -134,14 +139,18 @@ def run(
   tables.print_table(rows, out)
   if any(row.result is not None and row.result.frames for row in rows):
     out.print(_peak_memory(), style="dim", highlight=False)
-  if json_path:
-    text = json.dumps(tables.as_json(rows), indent=2) + "\n"
-    write_whole(epath.Path(json_path).expanduser(), text.encode())
-  if report_path:
-    page = report.render(
-      rows, title="Super-resolution benchmark", subtitle=_subtitle()
-    )
-    write_whole(epath.Path(report_path).expanduser(), page.encode())
+  try:
+    if json_path:
+      text = json.dumps(tables.as_json(rows), indent=2) + "\n"
+      write_whole(epath.Path(json_path).expanduser(), text.encode())
+    if report_path:
+      page = report.render(
+        rows, title="Super-resolution benchmark", subtitle=_subtitle()
+      )
+      write_whole(epath.Path(report_path).expanduser(), page.encode())
+  except OSError as error:
+    console.print(f"eval.py: {error}", markup=False, soft_wrap=True)
+    return 2
   return int(any(row.problem for row in rows))
 
 
@@ -185,7 +194,7 @@ def _weight_jobs(
         own = (2, 3, 4) if clip_protocol(dataset) is None else (4,)
       for scale in scales or own:
         if scale not in loaded:
-          loaded[scale] = load_network(spec, scale=scale, model=model)
+          loaded[scale] = load_enlarger(spec, scale=scale, model=model)
         network = loaded[scale]
         jobs.append(
           _Job(
@@ -381,8 +390,10 @@ def _subtitle() -> str:
   return f"sr_jax on {device}, jax {jax.__version__}, {datetime.date.today()}"
 
 
-def _check_folder(path: str) -> None:
+def _check_written(path: str) -> None:
   """Better now than after the figures have been computed."""
-  folder = epath.Path(path).expanduser().parent
+  file = epath.Path(path).expanduser()
+  folder = file.parent
   if not folder.is_dir():
     raise FileNotFoundError(f"{path}: there is no folder {folder}; make it")
+  check_target(file)

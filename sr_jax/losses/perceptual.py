@@ -1,6 +1,7 @@
 """Losses that compare features of the images: perceptual and style."""
 
 import difflib
+import math
 from collections.abc import Callable, Mapping
 
 import jax
@@ -55,7 +56,8 @@ def perceptual(
 
   Raises:
     ValueError: shapes that differ, no layer, a layer that `features_fn` does
-      not return, a negative weight, or an unknown criterion.
+      not return, a weight that is negative or not finite, or an unknown
+      criterion.
 
   Source: Johnson et al. 2016, eq. 2 to 4; Ledig et al. 2017, eq. 5 and
   sec. 3.2; BasicSR `PerceptualLoss`.
@@ -69,9 +71,13 @@ def perceptual(
   for name, weight in (
     ("perceptual_weight", perceptual_weight),
     ("style_weight", style_weight),
+    *((f"layer_weights.{k}", v) for k, v in layer_weights.items()),
   ):
-    if weight < 0:
-      raise ValueError(f"{name} {weight} is negative; 0 leaves the term out")
+    if not 0 <= weight < math.inf:
+      raise ValueError(
+        f"{name} {weight} must be finite and not negative; 0 leaves the term "
+        "out"
+      )
   if sr.shape != hr.shape:
     raise ValueError(
       f"sr {sr.shape} and hr {hr.shape} differ; a perceptual loss compares "

@@ -121,8 +121,10 @@ def load_prior(path: str | os.PathLike) -> NiqePrior:
     ValueError,
     zipfile.BadZipFile,
   ) as error:
+    # NumPy takes what it does not know for a pickle, and advises to run it.
+    reason = "" if "pickle" in str(error) else f" ({error})"
     raise ValueError(
-      f"{path} is not a NIQE prior ({error}); the rule is an .npz of numbers "
+      f"{path} is not a NIQE prior{reason}; the rule is an .npz of numbers "
       f"with the arrays {list(_KEYS.values())}, as BasicSR's "
       "niqe_pris_params.npz is"
     ) from error

@@ -213,6 +213,14 @@ def is_disk_full(error: BaseException | None) -> bool:
   return False
 
 
+def has_checkpoint(directory: epath.PathLike) -> bool:
+  """Whether a folder seems to hold one, without making the folder."""
+  directory = epath.Path(directory)
+  if not directory.is_dir():
+    return False
+  return any(path.name.isdigit() for path in directory.iterdir())
+
+
 def abstract(state: Any, shardings: Any) -> Any:
   """Shapes, dtypes and shardings, for `Checkpoints.restore`."""
   return jax.tree.map(

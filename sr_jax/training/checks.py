@@ -1,10 +1,13 @@
 """Configs checked field by field, before anything is built from them."""
 
+import contextlib
 import difflib
 import functools
 import inspect
 import json
-from collections.abc import Callable, Mapping
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from etils import epath
@@ -88,6 +91,36 @@ def positive(config: Config, *names: str) -> None:
       value = value[part]
     if value < 1:
       raise ValueError(f"config.{name} is {value}; it must be at least 1")
+
+
+def not_negative(config: Config, *names: str) -> None:
+  """Refuses weights, "loss.weight", that are negative, infinite or NaN.
+
+  One that is a section stands for all its fields; one that is not there is
+  its section's default.
+  """
+  for name in names:
+    value: Any = config
+    for part in name.split("."):
+      value = value.get(part, 0.0)
+    if hasattr(value, "keys"):
+      not_negative(config, *(f"{name}.{field}" for field in value))
+    elif not 0 <= value < math.inf:
+      raise ValueError(
+        f"config.{name} {value} must be finite and not negative; 0 leaves the "
+        "term out"
+      )
+
+
+@contextlib.contextmanager
+def told_of(config: Config, section: str) -> Iterator[None]:
+  """Puts the section before a message, as one of its field where it is."""
+  try:
+    yield
+  except ValueError as error:
+    word = re.match(r"\w*", str(error))
+    joint = "." if word and word[0] in config[section] else ": "
+    raise ValueError(f"config.{section}{joint}{error}") from error
 
 
 def check_unchanged(config: Config, stored: epath.Path) -> None:

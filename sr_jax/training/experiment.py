@@ -160,13 +160,14 @@ def build(config: Config) -> Experiment:
   if config.discriminator.name:
     discriminator = _discriminator(config, hr_shape)
     _, d_optimizer = _optimizer(config, "d_schedule", "d_optimizer")
+    make = checks.bind(Adversarial, "adversarial", dict(config.adversarial))
+    with checks.told_of(config, "adversarial"):
+      adversarial = make()
     step = make_gan_step(
       model,
       discriminator,
       d_optimizer=d_optimizer,
-      adversarial=checks.bind(
-        Adversarial, "adversarial", dict(config.adversarial)
-      )(),
+      adversarial=adversarial,
       d_steps=config.d_steps,
       d_init_steps=config.d_init_steps,
       **common,
@@ -248,6 +249,16 @@ def _check_numbers(config: Config) -> None:
     "keep_last",
     "max_skipped",
     "d_steps",
+  )
+  checks.not_negative(
+    config,
+    "loss.weight",
+    "perceptual.weight",
+    "perceptual.style_weight",
+    "perceptual.layer_weights",
+    "adversarial.weight",
+    "adversarial.gradient_penalty",
+    "adversarial.r1",
   )
   if not config.data.train:
     raise ValueError(

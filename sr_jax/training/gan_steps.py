@@ -10,6 +10,7 @@ XLA computes once.
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -49,8 +50,9 @@ class Adversarial:
     r1: Weight of the penalty on its gradient at real images.
 
   Raises:
-    ValueError: an unknown kind, one that has no relativistic form, or a weight
-      that is negative.
+    ValueError: an unknown kind, one that has no relativistic form, a weight
+      that is negative or not finite, or a label that is no probability
+      (vanilla) or not finite. The message begins with the field.
   """
 
   weight: float = 5e-3
@@ -63,9 +65,17 @@ class Adversarial:
 
   def __post_init__(self):
     for name in ("weight", "gradient_penalty", "r1"):
-      if not getattr(self, name) >= 0:
+      if not 0 <= getattr(self, name) < math.inf:
         raise ValueError(
-          f"adversarial.{name} {getattr(self, name)} must not be negative"
+          f"{name} {getattr(self, name)} must be finite and not negative"
+        )
+    for name in ("real_label", "fake_label"):
+      label = getattr(self, name)
+      if not math.isfinite(label):
+        raise ValueError(f"{name} {label} must be finite")
+      if self.kind == "vanilla" and not 0 <= label <= 1:
+        raise ValueError(
+          f"{name} {label} must be in [0, 1]: a probability, to kind 'vanilla'"
         )
     logit = jnp.zeros(1)
     if self.relativistic:

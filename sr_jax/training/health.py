@@ -65,12 +65,16 @@ class Health:
       raise ValueError(
         f"config.health.action '{action}' is not one of {list(_ACTIONS)}"
       )
-    if min(max_gap, max_rollbacks, max_offset) < 0 or patience < 1:
-      raise ValueError(
-        f"config.health: max_gap {max_gap}, max_rollbacks {max_rollbacks} and "
-        f"max_offset {max_offset} must not be negative, and patience "
-        f"{patience} be at least 1"
-      )
+    for name, value, least in (
+      ("max_gap", max_gap, 0),
+      ("patience", patience, 1),
+      ("max_rollbacks", max_rollbacks, 0),
+      ("max_offset", max_offset, 0),
+    ):
+      if not value >= least:
+        raise ValueError(
+          f"config.health.{name} {value} must be at least {least}"
+        )
     self._max_skipped = max_skipped
     self._max_gap, self._patience = max_gap, patience
     self._max_offset = max_offset

@@ -19,13 +19,19 @@ from sr_jax.training.checkpoints import (
   CheckpointError,
   Checkpoints,
   abstract,
+  has_checkpoint,
   is_disk_full,
 )
 from sr_jax.training.evaluator import Evaluator
 from sr_jax.training.health import Health, UnhealthyError, summary
 from sr_jax.training.state import TrainState
 from sr_jax.training.steps import compile_step
-from sr_jax.training.warm_start import begin_parts, warm_start
+from sr_jax.training.warm_start import (
+  Start,
+  read_parts,
+  read_start,
+  warm_start,
+)
 from sr_jax.training.writers import Writers
 from sr_jax.types import Config
 from sr_jax.weights.files import write_whole
@@ -108,9 +114,11 @@ class _Run:
       **self._clip_options(),
     )
     _close_at_end(stack, self.loader)
+    # Told before there is a folder; a run that goes on needs none.
+    self.starts = [] if has_checkpoint(self._saved) else self._read_starts()
     (self.workdir / "weights").mkdir(parents=True, exist_ok=True)
     self.checkpoints = Checkpoints(
-      self.workdir / "checkpoints",
+      self._saved,
       keep_last=config.keep_last,
       keep_best=config.keep_best,
     )
@@ -146,6 +154,23 @@ class _Run:
       }
     return options
 
+  @property
+  def _saved(self) -> epath.Path:
+    return self.workdir / "checkpoints"
+
+  def _read_starts(self) -> list[Start]:
+    """What the run begins from, where it is not noise."""
+    config, model = self.config, self.parts.model
+    starts = []
+    if config.init_parts:
+      data_dir = config.data.data_dir or None
+      files = dict(config.init_parts)
+      starts.append(read_parts(files, model, data_dir=data_dir))
+    if config.init_from:
+      freeze = config.optimizer.freeze
+      starts.append(read_start(config.init_from, model, freeze=freeze))
+    return starts
+
   def _begin(self) -> TrainState:
     """A fresh state, or that of the newest checkpoint; both as sharded."""
     key = jax.random.key(self.config.seed, impl="rbg")
@@ -162,15 +187,10 @@ class _Run:
       self.parts.init_state, out_shardings=sharding.replicated(self.mesh)
     )
     state = jax.device_put(init(key), self.shardings)
-    state = begin_parts(
-      state,
-      dict(self.config.init_parts),
-      data_dir=self.config.data.data_dir or None,
-    )
-    if self.config.init_from:
-      state, self.anew = warm_start(
-        state, self.config.init_from, freeze=self.config.optimizer.freeze
-      )
+    for start in self.starts or self._read_starts():
+      state = warm_start(state, start)
+      self.anew += start.missing
+    self.starts = []
     return state
 
   def run(self) -> dict[str, float]:
@@ -223,8 +243,9 @@ class _Run:
       f"{name}, {sum(x.size for x in jax.tree.leaves(net.params)):,} parameters"
       for name, net in nets.items()
     )
+    scale = "" if self.parts.latent_features else f"x{self.parts.scale} "
     self.writers.line(
-      f"x{self.parts.scale} {counts}; "
+      f"{scale}{counts}; "
       f"{config.data.train}, {self.loader.num_images:,} images; "
       f"{self.mesh.size} {jax.default_backend()} device(s) "
       f"{dict(self.mesh.shape)}; {self.workdir}"

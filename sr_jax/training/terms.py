@@ -1,6 +1,5 @@
 """The content terms of the generator's loss, from a config."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -34,9 +33,9 @@ def loss_terms(
   pixel = checks.named(LOSSES, "loss", fields, later=("sr", "hr", "weight"))
   features, frozen = _perceptual(config, hr_shape)
   adversarial = bool(config.discriminator.name) and config.adversarial.weight
-  if not 0 <= weight < math.inf or not (weight or features or adversarial):
+  if not (weight or features or adversarial):
     raise ValueError(
-      f"config.loss.weight {weight} is not positive, and 0 needs another term: "
+      f"config.loss.weight {weight} needs another term: "
       "config.perceptual.weight or config.adversarial.weight"
     )
   if config.loss.get("reduction") == "sum":
@@ -68,7 +67,8 @@ def _perceptual(
   }
   model: Any
   if fields.vgg == "random":
-    model = models.build("vgg19", **options)
+    with checks.told_of(config, "perceptual"):
+      model = models.build("vgg19", **options)
     variables = jax.jit(model.init)(
       jax.random.key(0, impl="rbg"), jnp.zeros((1, 32, 32, 3))
     )
@@ -80,6 +80,13 @@ def _perceptual(
       model, variables = weights.load_vgg19(path, **options)
     except FileNotFoundError as error:
       raise FileNotFoundError(f"config.perceptual.vgg: {error}") from error
+    except ValueError as error:
+      # Of the file, or of the layers that were asked of it.
+      raise ValueError(
+        f"config.perceptual.vgg, or config.perceptual.layer_weights: {error}. "
+        "Other layers, with their weights: "
+        "--config.perceptual.layer_weights=\"{'conv3_4': 1.0}\""
+      ) from error
   model = model.clone(dtype=jnp.dtype(config.model.get("dtype", "float32")))
 
   def terms(sr: Any, hr: Any, frozen: Any) -> dict[str, jax.Array]:
@@ -97,5 +104,6 @@ def _perceptual(
 
   # What is wrong is told now, not when the step is traced.
   image = jax.ShapeDtypeStruct(hr_shape, jnp.float32)
-  jax.eval_shape(terms, image, image, variables)
+  with checks.told_of(config, "perceptual"):
+    jax.eval_shape(terms, image, image, variables)
   return terms, jax.device_get(variables)

@@ -1,5 +1,6 @@
 """A run that begins from the parameters of another."""
 
+import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,87 +12,123 @@ from etils import epath
 
 from sr_jax.data.sources import data_root
 from sr_jax.evaluation.networks import load_network
+from sr_jax.models import describe
 from sr_jax.training.optimizers import Freeze
-from sr_jax.training.state import NetState, TrainState
+from sr_jax.training.state import TrainState
+from sr_jax.types import Variables
+from sr_jax.weights import tree
+
+_PARAMS = "params/"
+#: Paths that a message names.
+_SHOWN = 3
 
 
-def warm_start(
-  state: TrainState, source: str, *, freeze: Sequence[Freeze] = ()
-) -> tuple[TrainState, list[str]]:
-  """Takes over what has the same path and shape in another network.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Start:
+  """Another network's variables, and what they lack.
 
-  Parameters, and the running statistics of BatchNorm.
+  Attributes:
+    variables: Of the other network.
+    missing: Paths of the parameters that begin anew.
+  """
+
+  variables: Variables
+  missing: list[str]
+
+
+def read_start(
+  source: str, model: Any, *, freeze: Sequence[Freeze] = ()
+) -> Start:
+  """Reads the network that a run begins from, before there is a run.
 
   Args:
-    state: Of the new run, at step 0.
     source: A weight file, or the workdir of a run.
+    model: The network of the new run.
     freeze: Of the new run's optimizer.
 
   Returns:
-    The state, its moving average begun anew, and the paths of the parameters
-    that were not found.
+    What `warm_start` takes.
 
   Raises:
     FileNotFoundError: no such file, or no weights in the workdir.
-    ValueError: less than half is there, or what is not would stay frozen.
+    ValueError: another class of network, less than half of the parameters are
+      there, or what is not would stay frozen.
   """
-  variables = load_network(source).variables
-  given = dict(_by_path(variables.get("params", {})))
-  given_stats = dict(_by_path(variables.get("batch_stats", {})))
-  params = state.generator.params
+  try:
+    network = load_network(source)
+  except (FileNotFoundError, ValueError) as error:
+    raise type(error)(f"config.init_from: {error}") from error
+  given = tree.flatten({"params": network.variables.get("params", {})})
+  wanted = {
+    k: v for k, v in tree.shapes(model).items() if k.startswith(_PARAMS)
+  }
   missing = [
-    path
-    for path, leaf in _by_path(params)
-    if path not in given or given[path].shape != leaf.shape
+    path.removeprefix(_PARAMS)
+    for path, shape in wanted.items()
+    if path not in given or given[path].shape != shape
   ]
   frozen = any(
     start == 0 and re.search(pattern, path)
     for path in missing
     for pattern, start, _ in freeze
   )
-  if frozen or 2 * len(missing) > len(jax.tree.leaves(params)):
-    raise ValueError(
-      f"config.init_from '{source}' is of another network: {missing} are not "
-      "in it, or of another shape"
-      f"{', and would be frozen as they begin' if frozen else ''}"
-    )
+  (other, fields), (own, ours) = map(describe, (network.model, model))
+  foreign = type(network.model) is not type(model)
+  if foreign or frozen or 2 * len(missing) > len(wanted):
+    differ = [
+      f"{key} {fields[key]} there and {ours[key]} here"
+      for key in ours
+      if other == own and fields[key] != ours[key]
+    ]
+    told = [
+      f"config.init_from '{source}' is of another network: {other} there and "
+      f"{own} here{''.join(f', {x}' for x in differ)}"
+    ]
+    if missing:
+      rest = len(missing) - _SHOWN
+      told.append(
+        f"{', '.join(missing[:_SHOWN])}{f' and {rest} more' * (rest > 0)} are "
+        "not in it, or of another shape"
+        f"{', and would be frozen as they begin' * frozen}"
+      )
+    raise ValueError("; ".join(told))
+  return Start(variables=network.variables, missing=missing)
 
-  params = _taken(given, params)
-  net = state.generator.replace(
-    params=params, batch_stats=_taken(given_stats, state.generator.batch_stats)
-  )
-  return state.replace(generator=_average_anew(net)), missing
 
-
-def begin_parts(
-  state: TrainState, files: Mapping[str, str], *, data_dir: str | None = None
-) -> TrainState:
-  """Parts of the generator taken from weight files of those parts alone.
+def read_parts(
+  files: Mapping[str, str], model: Any, *, data_dir: str | None = None
+) -> Start:
+  """Reads parts of a network from weight files of those parts alone.
 
   Args:
-    state: Of the new run, at step 0.
     files: Name of a part, the first of its parameters' paths -> weight file,
       there or under the folder of the sets.
+    model: The network of the new run.
     data_dir: That folder; SR_JAX_DATA where it is None.
 
   Returns:
-    The state, its moving average begun anew.
+    Those parts, for `warm_start`.
 
   Raises:
     FileNotFoundError: no such file.
     ValueError: no such part, or the file is of another network.
   """
-  net = state.generator
+  shapes = {
+    key.removeprefix(_PARAMS): shape
+    for key, shape in tree.shapes(model).items()
+    if key.startswith(_PARAMS)
+  }
+  parts = {}
   for name, file in files.items():
     wanted = {
-      path: leaf.shape
-      for path, leaf in _by_path(net.params)
-      if path.startswith(f"{name}/")
+      key.removeprefix(f"{name}/"): shape
+      for key, shape in shapes.items()
+      if key.startswith(f"{name}/")
     }
     if not wanted:
+      known = sorted({key.partition("/")[0] for key in shapes})
       raise ValueError(
-        f"config.init_parts.{name}: the model has no such part; it has "
-        f"{sorted(net.params)}"
+        f"config.init_parts.{name}: the model has no such part; it has {known}"
       )
     path = epath.Path(file).expanduser()
     path = path if path.exists() else data_root(data_dir) / file
@@ -102,50 +139,61 @@ def begin_parts(
         f"--config.init_parts.{name}=FILE, or a whole network to begin from, "
         "--config.init_from=RUN"
       )
+    params = load_network(str(path)).variables["params"]
     # The extractor of IconVSR's key frames is a part of EDVR there too.
-    given = {
-      f"{name}/{key.removeprefix('features/')}": value
-      for key, value in _by_path(load_network(str(path)).variables["params"])
-    }
-    missing = [
-      key
-      for key, shape in wanted.items()
-      if key not in given or given[key].shape != shape
-    ]
+    params = params.get("features", params)
+    given = {key: leaf.shape for key, leaf in _by_path(params)}
+    missing = [key for key in wanted if given.get(key) != wanted[key]]
     if missing:
       raise ValueError(
-        f"config.init_parts.{name} '{file}' is of another network: {missing} "
-        "are not in it, or of another shape"
+        f"config.init_parts.{name} '{file}' is of another network: "
+        f"{', '.join(missing[:_SHOWN])} and others, {len(missing)} in all, are "
+        "not in it, or of another shape"
       )
-    net = _average_anew(net.replace(params=_taken(given, net.params)))
+    parts[name] = params
+  return Start(variables={"params": parts}, missing=[])
+
+
+def warm_start(state: TrainState, start: Start) -> TrainState:
+  """Takes over what has the same path and shape in another network.
+
+  Parameters, and the running statistics of BatchNorm.
+
+  Args:
+    state: Of the new run, at step 0.
+    start: From `read_start`.
+
+  Returns:
+    The state, its moving average begun anew.
+  """
+  given = dict(_by_path(start.variables.get("params", {})))
+  given_stats = dict(_by_path(start.variables.get("batch_stats", {})))
+
+  def taken(given: dict[str, Any], old: Any) -> Any:
+    def leaf(path: Any, x: jax.Array) -> jax.Array:
+      found = given.get(_text(path))
+      if found is None or found.shape != x.shape:
+        return x
+      value = np.asarray(found)
+      return jax.make_array_from_callback(
+        x.shape, x.sharding, lambda index: value[index]
+      )
+
+    return jax.tree_util.tree_map_with_path(leaf, old)
+
+  params = taken(given, state.generator.params)
+  net = state.generator.replace(
+    params=params, batch_stats=taken(given_stats, state.generator.batch_stats)
+  )
+  if net.ema_params is not None:
+    net = net.replace(ema_params=jax.tree.map(jnp.copy, params))
   return state.replace(generator=net)
-
-
-def _taken(given: Mapping[str, Any], tree: Any) -> Any:
-  """The tree with what is given, by path, where shapes agree."""
-
-  def leaf(path: Any, x: jax.Array) -> jax.Array:
-    found = given.get(_text(path))
-    if found is None or found.shape != x.shape:
-      return x
-    value = np.asarray(found)
-    return jax.make_array_from_callback(
-      x.shape, x.sharding, lambda index: value[index]
-    )
-
-  return jax.tree_util.tree_map_with_path(leaf, tree)
-
-
-def _average_anew(net: NetState) -> NetState:
-  if net.ema_params is None:
-    return net
-  return net.replace(ema_params=jax.tree.map(jnp.copy, net.params))
 
 
 def _text(path: Any) -> str:
   return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def _by_path(tree: Any) -> list[tuple[str, Any]]:
-  leaves = jax.tree_util.tree_leaves_with_path(tree)
+def _by_path(variables: Any) -> list[tuple[str, Any]]:
+  leaves = jax.tree_util.tree_leaves_with_path(variables)
   return [(_text(path), leaf) for path, leaf in leaves]

@@ -1,8 +1,23 @@
 """Files that are whole at any moment."""
 
+import contextlib
 import os
 
 from etils import epath
+
+
+def check_target(path: epath.PathLike) -> None:
+  """Refuses to replace what is not a file: a device, a folder, a socket.
+
+  Raises:
+    ValueError: there is such a thing.
+  """
+  path = epath.Path(path)
+  # epath's is_file() is true of a device; a bucket has none.
+  special = os.path.exists(path) and not os.path.isfile(path)
+  if path.is_dir() or special:
+    kind = "folder" if path.is_dir() else "device, and no file"
+    raise ValueError(f"{path} is a {kind}; give the name of a file to write")
 
 
 def write_whole(path: epath.PathLike, content: bytes) -> None:
@@ -13,13 +28,28 @@ def write_whole(path: epath.PathLike, content: bytes) -> None:
     content: All of it.
 
   Raises:
-    OSError: no such folder, no space, no permission.
+    ValueError: the path is a folder or a device.
+    FileNotFoundError: no such folder.
+    OSError: no space, no permission; it names the file that was wanted.
   """
   path = epath.Path(path)
+  check_target(path)
   beside = path.parent / f".{path.name}.{os.getpid()}.tmp"
   try:
     beside.write_bytes(content)
     beside.replace(path)
-  except BaseException:
-    beside.unlink(missing_ok=True)
-    raise
+  except BaseException as error:
+    with contextlib.suppress(OSError):
+      beside.unlink(missing_ok=True)
+    if not isinstance(error, OSError):
+      raise
+    if not path.parent.is_dir():
+      raise FileNotFoundError(
+        f"{path}: there is no folder {path.parent}; make it"
+      ) from error
+    if error.errno is None:  # of a bucket, in words of its own
+      raise
+    reason = error.strerror or "not written"
+    if isinstance(error, FileNotFoundError):
+      reason = "no file can be made in that folder"
+    raise OSError(error.errno, reason, str(path)) from error

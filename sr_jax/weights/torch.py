@@ -77,12 +77,17 @@ def from_torch(model: Any, state_dict: Mapping[str, Any]) -> dict[str, Any]:
     float32, ready for `model.apply`. Scanned blocks are stacked.
 
   Raises:
-    ValueError: names or shapes do not fit the model one to one (the message
-      lists the missing and the unexpected), a constant of the network is
-      another there, or the network has no PyTorch counterpart.
+    ValueError: no mapping; names or shapes do not fit the model one to one (the
+      message lists the missing and the unexpected); a constant of the network
+      is another there; or the network has no PyTorch counterpart.
 
   Source: layouts of `torch.nn.Conv2d`, `ConvTranspose2d`, `PReLU`.
   """
+  if not isinstance(state_dict, Mapping):
+    raise ValueError(
+      f"state_dict is a {type(state_dict).__name__}; the rule is a mapping of "
+      "name to array, as torch.load or sr_jax.weights.read_pth gives it"
+    )
   table, shapes = entries(model), tree.shapes(model)
   arrays = {
     key: np.asarray(value)

@@ -16,7 +16,7 @@ from etils import epath
 
 from sr_jax.models.vgg import VGG19
 from sr_jax.weights import tree
-from sr_jax.weights.files import write_whole
+from sr_jax.weights.files import check_target, write_whole
 from sr_jax.weights.pth import read_pth
 
 #: What makes a file that `load_vgg19` reads.
@@ -45,6 +45,10 @@ _METADATA_KEY = "sr_jax_vgg19"
 _CAFFE_BGR = (103.939, 116.779, 123.68)
 # A compressed file may grow so much; weights do not shrink by half.
 _MAX_GROWTH = 8
+
+
+class _NotVGG19Error(ValueError):
+  """A whole file, of something else."""
 
 
 class _Weights(NamedTuple):
@@ -114,17 +118,21 @@ def convert_vgg19(source: epath.PathLike, target: epath.PathLike) -> list[str]:
 
   Raises:
     FileNotFoundError: no source, or no folder of the target.
-    ValueError: as `load_vgg19`.
+    ValueError: as `load_vgg19`, or the target is no .safetensors or no file.
 
   Source: as `load_vgg19`.
   """
   source = epath.Path(source).expanduser()
+  target = epath.Path(target).expanduser()
+  if target.suffix != ".safetensors":
+    raise ValueError(f"'{target}' does not end in .safetensors; name it so")
+  check_target(target)
   weights = _read(source)
   convs = _convs(weights)
   arrays = _check(source, weights, _model(weights, layers=convs[-1:]))
   record = {"mean": weights.mean, "std": weights.std}
   content = safetensors.numpy.save(arrays, {_METADATA_KEY: json.dumps(record)})
-  write_whole(epath.Path(target).expanduser(), content)
+  write_whole(target, content)
   return convs
 
 
@@ -186,6 +194,11 @@ def _read(path: epath.Path) -> _Weights:
   data = path.read_bytes()
   try:
     weights = _read_any(data)
+  except _NotVGG19Error as error:
+    raise ValueError(
+      f"{path} can be read, but is not VGG19: {error}. Make one with: "
+      f"{COMMAND} ({_ORIGIN})"
+    ) from error
   except Exception as error:  # a damaged file fails in many ways
     raise ValueError(
       f"{path} is not a readable file of VGG19's weights: {str(error)[:500]}. "
@@ -232,10 +245,10 @@ def _named(arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
   for key, value in arrays.items():
     name = re.sub(r"^(module\.)?(vgg_net\.)?", "", str(key))
     if "running_mean" in name:
-      raise ValueError("it is vgg19_bn, which has BatchNorm; take vgg19")
+      raise _NotVGG19Error("it is vgg19_bn, which has BatchNorm; take vgg19")
     if match := re.match(r"features\.(\d+)\.(weight|bias)$", name):
       if int(match[1]) not in _PLACES:
-        raise ValueError(f"{key} is no convolution of VGG19: another VGG")
+        raise _NotVGG19Error(f"{key} is no convolution of VGG19: another VGG")
       name = f"{_PLACES[int(match[1])]}.{match[2]}"
     conv, _, kind = name.replace("/", ".").rpartition(".")
     if conv not in _CONVS or kind not in ("kernel", "weight", "bias"):
@@ -249,7 +262,7 @@ def _named(arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
     found[f"{conv}/{'bias' if kind == 'bias' else 'kernel'}"] = array
   if "conv1_1/kernel" not in found:
     some = ", ".join(map(str, list(arrays)[:4]))
-    raise ValueError(
+    raise _NotVGG19Error(
       f"it has no conv1_1 (features.0.weight, conv1_1.weight or "
       f"conv1_1/kernel), but {some or 'nothing'}"
     )

@@ -242,6 +242,7 @@ def test_two_networks(pair, tmp_path):
     ({"--image": "set6"}, "Did you mean 'set5'?"),
     ({"--image": "gone.png"}, "'gone.png' is neither a folder nor"),
     ({"--niqe_prior": "gone.npz"}, "there is no NIQE prior gone.npz"),
+    ({"--out": "{alpha}.npz"}, "--out: '0.npz' does not end in .safetensors"),
     ({"gan": "gone.safetensors"}, "no weight file gone.safetensors"),
     ({"gan": "bicubic"}, "'bicubic' has no weights"),
     ({"--alpha": "0.5"}, "unrecognized arguments: --alpha=0.5; see --help"),

@@ -1,6 +1,7 @@
 """eval.py as a user meets it: tables, files, and messages."""
 
 import json
+import os
 import pathlib
 import re
 import subprocess
@@ -15,7 +16,7 @@ from rich.console import Console
 
 from sr_jax import weights
 from sr_jax.evaluation import networks, run, tables
-from sr_jax.models import FSRCNN, SRCNN
+from sr_jax.models import FSRCNN, SRCNN, build
 
 _ROOT = pathlib.Path(__file__).parents[2]
 _TINY = FSRCNN(scale=2, num_features=4, shrink_features=2, num_blocks=1)
@@ -182,6 +183,33 @@ def test_user_errors_are_one_line(arguments, message, capsys):
   assert len(lines) == 1
   assert message in lines[0]
   assert lines[0].startswith("eval.py: ")
+
+
+def test_what_enlarges_nothing_is_one_line(tmp_path, capsys):
+  model = build(
+    "dcgan_generator", latent_features=3, num_features=2, image_size=8
+  )
+  variables = model.init(jax.random.key(0), jnp.zeros((1, 3)))
+  weights.save(tmp_path / "dcgan.safetensors", model, variables)
+  file = str(tmp_path / "dcgan.safetensors")
+  assert run.run(weights=[file], benchmarks=["set5"]) == 2
+  lines = capsys.readouterr().err.strip().splitlines()
+  assert len(lines) == 1
+  assert "is a dcgan_generator, which enlarges nothing" in lines[0]
+
+
+def test_what_cannot_be_written_is_one_line(folder, tmp_path, capsys):
+  os.mkfifo(tmp_path / "pipe")
+  options = {"weights": ["nearest"], "benchmarks": [str(folder)], "scales": [2]}
+  for path, message in (
+    ("/proc/x.json", "/proc/x.json"),
+    (str(tmp_path), "is a folder"),
+    (str(tmp_path / "pipe"), "is a device"),
+  ):
+    assert run.run(json_path=path, **options) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert message in lines[0]
 
 
 def test_wrong_flags_exit_with_2():

@@ -204,7 +204,9 @@ def test_errors():
     ({"layer_weights": {}}, "layer_weights is empty"),
     ({"layer_weights": {"frist": 1.0}}, "did you mean 'first'"),
     ({"criterion": "l3"}, "criterion 'l3' is not one of"),
-    ({"style_weight": -1.0}, "style_weight -1.0 is negative"),
+    ({"style_weight": -1.0}, "style_weight -1.0 must be"),
+    ({"layer_weights": {"first": -1.0}}, "layer_weights.first -1.0 must be"),
+    ({"perceptual_weight": np.nan}, "perceptual_weight nan must be finite"),
   ):
     with pytest.raises(ValueError, match=message):
       loss(sr, hr, **{**options, **change})

@@ -320,9 +320,13 @@ def test_a_dcgan_plays_without_a_pixel_term():
 @pytest.mark.parametrize(
   ("fields", "message"),
   [
-    ({"weight": -1.0}, r"adversarial\.weight -1\.0 must not be negative"),
-    ({"r1": -1.0}, r"adversarial\.r1 -1\.0"),
-    ({"gradient_penalty": np.nan}, r"adversarial\.gradient_penalty nan"),
+    ({"weight": -1.0}, r"^weight -1\.0 must be finite and not negative"),
+    ({"weight": np.inf}, r"^weight inf must be finite"),
+    ({"r1": -1.0}, r"^r1 -1\.0"),
+    ({"gradient_penalty": np.nan}, r"^gradient_penalty nan"),
+    ({"real_label": 1.1}, r"^real_label 1\.1 must be in \[0, 1\]"),
+    ({"fake_label": -0.1}, r"^fake_label -0\.1 must be in \[0, 1\]"),
+    ({"kind": "lsgan", "fake_label": np.nan}, "^fake_label nan must be finite"),
     ({"kind": "vanila"}, "kind 'vanila' is not one of"),
     ({"kind": "hinge", "relativistic": True}, "cancel"),
   ],

@@ -110,9 +110,12 @@ def test_what_is_rolled_back_to_was_well(action, kept):
   ("fields", "message"),
   [
     ({"action": "wait"}, r"action 'wait' is not one of \['warn', 'stop'"),
-    ({"max_gap": -1.0}, "max_gap -1.0"),
-    ({"patience": 0}, "patience 0 be at least 1"),
-    ({"max_rollbacks": -1}, "max_rollbacks -1"),
+    ({"max_gap": -1.0}, r"config\.health\.max_gap -1\.0 must be at least 0"),
+    ({"patience": 0}, r"config\.health\.patience 0 must be at least 1"),
+    (
+      {"max_rollbacks": -1},
+      r"config\.health\.max_rollbacks -1 must be at least 0",
+    ),
   ],
 )
 def test_what_is_out_of_range_is_refused(fields, message):

@@ -11,7 +11,7 @@ import pytest
 from sr_jax import models, weights
 from sr_jax.training import NetState, TrainState, make_optimizer
 from sr_jax.training.schedules import constant
-from sr_jax.training.warm_start import warm_start
+from sr_jax.training.warm_start import read_start, warm_start
 
 _OPTIMIZER = make_optimizer(constant(1e-3))
 
@@ -35,8 +35,9 @@ def _start(model, source_model, tmp_path, **options):
     step=jnp.zeros((), jnp.int32),
     generator=NetState.create(_variables(model, 2), _OPTIMIZER, ema=True),
   )
-  after, missing = warm_start(state, str(file), **options)
-  return given, state.generator, after.generator, missing
+  start = read_start(str(file), model, **options)
+  after = warm_start(state, start)
+  return given, state.generator, after.generator, start.missing
 
 
 def _check(given, before, after, anew):
@@ -114,7 +115,9 @@ def test_another_width_is_refused(fields, given_fields, tmp_path):
   build = lambda given: models.build(
     "msrresnet", **{"num_features": 4, "num_blocks": 2, **given}
   )
-  with pytest.raises(ValueError, match="is of another network"):
+  with pytest.raises(
+    ValueError, match=r"another network: msrresnet .* num_(features|blocks)"
+  ):
     _start(build(fields), build(given_fields), tmp_path)
 
 
@@ -149,3 +152,17 @@ def test_tsa_begins_behind_the_network_without_it(tmp_path, monkeypatch):
       path = jax.tree_util.keystr(path, simple=True, separator="/")
       fusion = path.startswith("features/fusion/")
       assert np.all(moved != 0) == (fusion or not alone), (step, path)
+
+
+def test_another_class_is_refused_however_much_fits(tmp_path):
+  """Their blocks have the same names and shapes."""
+  fields = {"scale": 2, "num_features": 4, "num_blocks": 2}
+  with pytest.raises(
+    ValueError, match=r"^config\.init_from .*: edsr there and msrresnet here"
+  ) as caught:
+    _start(
+      models.build("msrresnet", **fields),
+      models.build("edsr", **fields),
+      tmp_path,
+    )
+  assert str(caught.value).count("/kernel") <= 3

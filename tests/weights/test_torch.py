@@ -342,6 +342,12 @@ def test_unwraps_checkpoints(wrap):
     np.testing.assert_array_equal(back[key], value)
 
 
+def test_a_list_is_no_state_dict():
+  wrapped = from_torch.__wrapped__  # the type hook of the tests speaks first
+  with pytest.raises(ValueError, match="a list; the rule is a mapping"):
+    wrapped(models.build("fsrcnn", scale=2), [1])
+
+
 def test_errors_name_the_keys():
   _, params, _ = golden_io.load("srcnn_x4_915")
   model = NETWORKS["srcnn_x4_915"]

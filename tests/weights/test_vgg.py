@@ -181,7 +181,9 @@ def test_the_command_writes_what_is_read(tmp_path, capsys, kind):
 
 
 def test_the_command_says_what_is_wrong(tmp_path, capsys):
-  target = tmp_path / "out"
+  target = tmp_path / "out.safetensors"
+  assert command.main(["vgg19", "x", str(tmp_path / "out.npz")]) == 1
+  assert "does not end in .safetensors" in capsys.readouterr().err
   assert command.main(["vgg19", str(tmp_path / "gone"), str(target)]) == 1
   assert "no VGG19 weight file" in capsys.readouterr().err
   gap = {k: v for k, v in ARRAYS.items() if not k.startswith("conv2_2")}
@@ -240,7 +242,7 @@ _NAN = ARRAYS["conv1_1/bias"] * np.nan
     (pth_bytes.zip_file([1], {}), "holds no state dict"),
     (pth_bytes.zip_file({"a": 1}, {}), "has no conv1_1 .* but a"),
     (pickle.dumps({"a": 1}), "did not write it"),
-    (_npz({"a": np.zeros(2)}), "has no conv1_1"),
+    (_npz({"a": np.zeros(2)}), "can be read, but is not VGG19: it has no"),
     (_entry(_header(_HUGE) + bytes(8)), "not an array of its size"),
     (_entry(_header(_OBJECT) + pickle.dumps([1])), "not an array of its size"),
     (

@@ -1,0 +1,52 @@
+"""A file is whole or not there, and what cannot be written is named."""
+
+import errno
+import os
+
+import pytest
+from etils import epath
+
+from sr_jax.weights.files import write_whole
+
+
+def test_a_file_is_replaced_and_nothing_is_left_beside(tmp_path):
+  for content in (b"one", b"two"):
+    write_whole(tmp_path / "file", content)
+    assert (tmp_path / "file").read_bytes() == content
+  assert os.listdir(tmp_path) == ["file"]
+
+
+def test_what_is_no_file_is_not_replaced(tmp_path):
+  os.mkfifo(tmp_path / "pipe")
+  (tmp_path / "folder").mkdir()
+  for name, kind in (("pipe", "device"), ("folder", "folder")):
+    with pytest.raises(ValueError, match=f"{name} is a {kind}"):
+      write_whole(tmp_path / name, b"")
+  assert (tmp_path / "pipe").is_fifo()
+  assert sorted(os.listdir(tmp_path)) == ["folder", "pipe"]
+
+
+def test_a_missing_folder_is_named(tmp_path):
+  path = tmp_path / "no" / "such" / "file"
+  told = f"{path}: there is no folder {path.parent}; make it"
+  with pytest.raises(FileNotFoundError) as caught:
+    write_whole(path, b"")
+  assert str(caught.value) == told
+  (tmp_path / "no").write_text("a file")
+  with pytest.raises(FileNotFoundError, match="there is no folder"):
+    write_whole(path, b"")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.ENOENT])
+def test_what_cannot_be_written_is_named(tmp_path, monkeypatch, number):
+  def refuse(self, content):
+    raise OSError(number, os.strerror(number), str(self))
+
+  monkeypatch.setattr(type(epath.Path(tmp_path)), "write_bytes", refuse)
+  path = tmp_path / "file"
+  with pytest.raises(OSError, match="file") as caught:
+    write_whole(path, b"")
+  assert caught.value.errno == number
+  assert caught.value.filename == str(path)
+  assert ".tmp" not in str(caught.value)
+  assert not os.listdir(tmp_path)
