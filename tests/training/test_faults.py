@@ -9,10 +9,11 @@ import socket
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
-from sr_jax import training
+from sr_jax import training, weights
 from sr_jax.training import checkpoints, loop
 from tests.training import runs
 
@@ -87,7 +88,7 @@ from absl import flags
 flags.FLAGS.mark_as_parsed()
 sys.path.insert(0, {root!r})
 from configs import quickstart
-from sr_jax import training
+from sr_jax import training, weights
 config = quickstart.get_config()
 config.model.num_features = 8
 config.data.train = config.eval.benchmarks = {images!r}
