@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from sr_jax.models.basicvsr import BasicVSR
+from sr_jax.models.basicvsr_plusplus import BasicVSRPlusPlus
 from sr_jax.models.dcgan import DCGANDiscriminator, DCGANGenerator
 from sr_jax.models.discriminators import (
   SRGANDiscriminator,
@@ -20,6 +21,7 @@ from sr_jax.models.discriminators import (
 from sr_jax.models.edsr import EDSR
 from sr_jax.models.edvr import EDVR
 from sr_jax.models.fsrcnn import FSRCNN
+from sr_jax.models.iconvsr import IconVSR
 from sr_jax.models.interpolate import Interpolate
 from sr_jax.models.rrdbnet import RRDBNet
 from sr_jax.models.spynet import SPyNet
@@ -41,6 +43,8 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
   "edvr": EDVR,
   "spynet": SPyNet,
   "basicvsr": BasicVSR,
+  "iconvsr": IconVSR,
+  "basicvsr_plusplus": BasicVSRPlusPlus,
   "vgg_discriminator": VGGDiscriminator,
   "srgan_discriminator": SRGANDiscriminator,
   "unet_discriminator": UNetDiscriminator,
@@ -167,8 +171,10 @@ __all__ = [
   "SRCNN",
   "VGG19",
   "BasicVSR",
+  "BasicVSRPlusPlus",
   "DCGANDiscriminator",
   "DCGANGenerator",
+  "IconVSR",
   "Interpolate",
   "MSRResNet",
   "RRDBNet",

@@ -27,8 +27,7 @@ class BasicVSR(RecurrentNetwork, kw_only=True):
     num_features: Channels of the features.
     num_blocks: Residual blocks of a pass.
     spynet_widths: Of the flow network.
-    remat: Compute what is inside of a frame's step, and blocks of it, anew in
-      the backward pass.
+    remat: Compute what is inside of a frame's step anew in the backward pass.
     dtype: Of the computation; parameters, flow and the output are float32.
 
   Source: Chan et al. 2021, fig. 2; BasicSR `BasicVSR`.
@@ -41,14 +40,11 @@ class BasicVSR(RecurrentNetwork, kw_only=True):
   dtype: Any = jnp.float32
 
   def setup(self) -> None:
-    self.spynet = SPyNet(
-      widths=self.spynet_widths, remat=self.remat, dtype=self.dtype
-    )
+    self.spynet = SPyNet(widths=self.spynet_widths, dtype=self.dtype)
     self.backward_trunk, self.forward_trunk = (
       ResidualTrunk(
         num_features=self.num_features,
         num_blocks=self.num_blocks,
-        remat=self.remat,
         dtype=self.dtype,
       )
       for _ in range(2)
@@ -62,6 +58,12 @@ class BasicVSR(RecurrentNetwork, kw_only=True):
   def directions(self) -> tuple[str, ...]:
     """Of the passes."""
     return ("backward", "forward")
+
+  def look_all(
+    self, clip: Float[Array, "t b h w c"]
+  ) -> Float[Array, "t b h w c"]:
+    """The frames themselves."""
+    return clip
 
   def begin(self, seen: Float[Array, "b h w c"]) -> Float[Array, "b h w d"]:
     """No features."""

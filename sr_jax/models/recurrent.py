@@ -26,7 +26,7 @@ _HR_FEATURES = 64  # of the last two convolutions, whatever the trunk has
 
 # Pixels of a clip's frames whose flow, and whose enlargement by four, is
 # computed at a time; more would be held at once.
-_FLOW_PIXELS, _SR_PIXELS = 2**17, 2**15
+_FLOW_PIXELS, _SR_PIXELS = 2**17, 2**14
 
 
 class FrameInputs(NamedTuple):
@@ -103,9 +103,7 @@ class RecurrentNetwork(nn.Module):
 
   def look_all(self, clip: Float[Array, "t b h w c"]) -> Any:
     """`look` at every frame; the result has the frames in front."""
-    return self._in_chunks(
-      lambda self, frames: self.look(frames[:, None]), clip, _SR_PIXELS
-    )
+    return self.in_chunks(lambda self, frame: self.look(frame[:, None]), clip)
 
   def flows(
     self, clip: Float[Array, "t b h w c"], *, mirrored: bool = False
@@ -123,7 +121,7 @@ class RecurrentNetwork(nn.Module):
     ref, supp = behind, ahead
     if not mirrored:
       ref, supp = jnp.concatenate([ref, ahead]), jnp.concatenate([supp, behind])
-    flows = self._in_chunks(
+    flows = self.in_chunks(
       lambda self, pair: self.flow(*pair), (ref, supp), _FLOW_PIXELS
     )
     nothing = jnp.zeros((1, *flows.shape[1:]), flows.dtype)
@@ -154,7 +152,10 @@ class RecurrentNetwork(nn.Module):
     return left
 
   def __call__(
-    self, lr: Float[Array, "b t h w c"], *, mirror_extended: bool = False
+    self,
+    lr: Float[Array, "b t h w c"],
+    *,
+    mirror_extended: bool | None = None,
   ) -> Float[Array, "b t h2 w2 c"]:
     """Restores a clip.
 
@@ -162,6 +163,7 @@ class RecurrentNetwork(nn.Module):
       lr: RGB, [0, 1]; any number of frames from one on.
       mirror_extended: The second half of the frames is the first backwards, as
         short clips are extended for training: half of the flow is computed.
+        None is as the network's attribute says, and False where it has none.
 
     Returns:
       The clip, float32, not clipped.
@@ -171,6 +173,8 @@ class RecurrentNetwork(nn.Module):
         mirror_extended.
     """
     check_clip(self, lr, channels=3)
+    if mirror_extended is None:
+      mirror_extended = bool(getattr(self, "mirror_extended", False))
     if lr.shape[1] == 0 or (mirror_extended and lr.shape[1] % 2):
       raise ValueError(
         f"lr has {lr.shape[1]} frames; {type(self).__name__} takes one or more,"
@@ -183,16 +187,18 @@ class RecurrentNetwork(nn.Module):
     for number, direction in enumerate(self.directions):
       left = self.propagate(number, seen, flows[direction], features)
       features = (*features, left)
-    sr = self._in_chunks(
+    sr = self.in_chunks(
       lambda self, frame: self.reconstruct(*frame),
       (clip, seen, features),
-      _SR_PIXELS,
     )
     return jnp.moveaxis(sr, 0, 1)
 
   @nn.nowrap
-  def _in_chunks(
-    self, function: Callable[..., Any], frames: Any, pixels: int
+  def in_chunks(
+    self,
+    function: Callable[..., Any],
+    frames: Any,
+    pixels: int | None = None,
   ) -> Any:
     """`function(self, frames)` some frames at a time, each as one batch.
 
@@ -201,8 +207,8 @@ class RecurrentNetwork(nn.Module):
       frames: Arrays with frames, then the batch in front.
       pixels: Of a clip in one chunk, at most, but no less than one frame.
     """
-    t, b, h, w, _ = jax.tree.leaves(frames)[0].shape
-    count = -(-t // max(1, pixels // (h * w)))
+    t, b, *_, h, w, _ = jax.tree.leaves(frames)[0].shape
+    count = -(-t // max(1, (pixels or _SR_PIXELS) // (h * w)))
     size = -(-t // count)
 
     def body(self: Any, _: None, chunk: Any) -> tuple[None, Any]:
@@ -249,7 +255,6 @@ class ResidualTrunk(nn.Module, kw_only=True):
   Attributes:
     num_features: Channels.
     num_blocks: Residual blocks.
-    remat: Compute blocks anew in the backward pass.
     dtype: Of the computation.
 
   Source: BasicSR `ConvResidualBlocks`.
@@ -257,7 +262,6 @@ class ResidualTrunk(nn.Module, kw_only=True):
 
   num_features: int
   num_blocks: int
-  remat: bool = False
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -267,7 +271,7 @@ class ResidualTrunk(nn.Module, kw_only=True):
       width, 3, kernel_init=torch_init(), dtype=dtype, name="conv_first"
     )(x)
     block = ResidualBlock(width, 1.0, he_init(0.1), dtype, name="body")
-    return repeat(block, leaky(x), self.num_blocks, remat=self.remat)
+    return repeat(block, leaky(x), self.num_blocks)
 
 
 class Enlargement(nn.Module, kw_only=True):
@@ -296,6 +300,13 @@ class Enlargement(nn.Module, kw_only=True):
     x = leaky(jnp.asarray(pixel_shuffle(x, 2)))
     x = leaky(conv(_HR_FEATURES, "conv_hr")(x))
     return conv(self.out_channels, "conv_last")(x).astype(jnp.float32)
+
+
+def padded(frames: Float[Array, "*b h w c"]) -> Float[Array, "*b h2 w2 c"]:
+  """Sides to multiples of 4, mirrored at the bottom and right."""
+  h, w = frames.shape[-3:-1]
+  edges = [(0, 0)] * (frames.ndim - 3)
+  return jnp.pad(frames, (*edges, (0, -h % 4), (0, -w % 4), (0, 0)), "reflect")
 
 
 def enlarged(frame: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:

@@ -48,7 +48,6 @@ class SPyNet(nn.Module, kw_only=True):
 
   Attributes:
     widths: Channels of the convolutions of each level but the last.
-    remat: Compute levels anew in the backward pass.
     dtype: Of the convolutions; parameters, flow and warped images are float32.
 
   Source: Ranjan & Black 2017, fig. 1; MMagic `SPyNet`, which BasicSR's
@@ -56,7 +55,6 @@ class SPyNet(nn.Module, kw_only=True):
   """
 
   widths: Sequence[int] = (32, 64, 32, 16)
-  remat: bool = False
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -84,7 +82,6 @@ class SPyNet(nn.Module, kw_only=True):
     for _ in range(LEVELS - 1):
       pyramid.append(_halved(pyramid[-1]))
 
-    level = nn.remat(_Level) if self.remat else _Level
     b, h, w, _ = pyramid[-1].shape
     flow = jnp.zeros((b // 2, h, w, 2))
     for i, images in enumerate(reversed(pyramid)):
@@ -93,7 +90,7 @@ class SPyNet(nn.Module, kw_only=True):
       here, there = jnp.split(images, 2)
       warped = flow_warp(there, jnp.asarray(flow), padding="border")
       found = jnp.concatenate([here, warped, flow], axis=-1)
-      found = level(self.widths, self.dtype, name=f"level{i}")(found)
+      found = _Level(self.widths, self.dtype, name=f"level{i}")(found)
       flow = flow + found.astype(jnp.float32)
     return jnp.asarray(resize_flow(flow, shape=size))
 

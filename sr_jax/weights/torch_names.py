@@ -17,8 +17,10 @@ from sr_jax.models import (
   SRCNN,
   VGG19,
   BasicVSR,
+  BasicVSRPlusPlus,
   DCGANDiscriminator,
   DCGANGenerator,
+  IconVSR,
   MSRResNet,
   RRDBNet,
   SPyNet,
@@ -43,7 +45,9 @@ from sr_jax.weights.torch_video_names import (
   MMAGIC_EDVR,
   MMAGIC_SPYNET,
   basicvsr,
+  basicvsr_plusplus,
   edvr,
+  iconvsr,
   spynet,
 )
 
@@ -191,11 +195,13 @@ def _vgg19(model: VGG19) -> list[Entry]:
 
 _NETWORKS: dict[type, Callable[..., list[Entry]]] = {
   BasicVSR: basicvsr,
+  BasicVSRPlusPlus: basicvsr_plusplus,
   DCGANDiscriminator: _dcgan_discriminator,
   DCGANGenerator: _dcgan_generator,
   EDSR: _edsr,
   EDVR: edvr,
   FSRCNN: _fsrcnn,
+  IconVSR: iconvsr,
   MSRResNet: _msrresnet,
   RRDBNet: _rrdbnet,
   SPyNet: spynet,
@@ -210,7 +216,8 @@ _NETWORKS: dict[type, Callable[..., list[Entry]]] = {
 # Where another library calls an array otherwise: MMagic than BasicSR, or
 # BasicSR than torchvision.
 _RENAMES: dict[type, Renames] = {
-  BasicVSR: (*MMAGIC_BASICVSR, *MMAGIC_SPYNET, *UPSAMPLES),
+  BasicVSR: (*MMAGIC_SPYNET, *MMAGIC_BASICVSR, *UPSAMPLES),
+  BasicVSRPlusPlus: (*MMAGIC_SPYNET, *UPSAMPLES),
   EDSR: (
     (
       r"^upsample\.(\d+)\.upsample_conv\.",
@@ -218,6 +225,8 @@ _RENAMES: dict[type, Renames] = {
     ),
   ),
   EDVR: (*MMAGIC_EDVR, *UPSAMPLES),
+  # The flow network's first: its numbers stand before the same `.conv.`.
+  IconVSR: (*MMAGIC_SPYNET, *MMAGIC_BASICVSR, *MMAGIC_EDVR, *UPSAMPLES),
   SPyNet: MMAGIC_SPYNET,
   MSRResNet: ((r"^trunk_net\.", lambda m: "body."), *UPSAMPLES),
   VGG19: (

@@ -1,6 +1,7 @@
 """What the arrays of networks of clips are called in PyTorch."""
 
-from sr_jax.models import EDVR, BasicVSR, SPyNet
+from sr_jax.models import EDVR, BasicVSR, BasicVSRPlusPlus, IconVSR, SPyNet
+from sr_jax.models.basicvsr_plusplus import PASSES
 from sr_jax.models.spynet import LEVELS, MEAN, STD
 from sr_jax.weights.torch_entries import (
   Entry,
@@ -144,10 +145,43 @@ def _enlargement() -> list[Entry]:
   return [e for name in names for e in layer(f"enlargement/{name}", name)]
 
 
+def _flow_network(model: BasicVSR | BasicVSRPlusPlus | IconVSR) -> list[Entry]:
+  return spynet(SPyNet(widths=model.spynet_widths), "spynet/", "spynet.")
+
+
 def basicvsr(model: BasicVSR) -> list[Entry]:
   """Source: BasicSR `BasicVSR`."""
-  flow_network = SPyNet(widths=model.spynet_widths)
-  table = spynet(flow_network, "spynet/", "spynet.")
+  table = _flow_network(model)
   for name in ("backward_trunk", "forward_trunk"):
     table += _trunk(name, name, model.num_blocks)
   return table + layer("fusion", "fusion") + _enlargement()
+
+
+def iconvsr(model: IconVSR) -> list[Entry]:
+  """Source: BasicSR `IconVSR`."""
+  table = edvr_features("edvr", "edvr.", EDVR(num_features=model.num_features))
+  table = _flow_network(model) + table
+  for name in ("backward", "forward"):
+    table += layer(f"{name}_fusion", f"{name}_fusion")
+    table += _trunk(f"{name}_trunk", f"{name}_trunk", model.num_blocks)
+  return table + _enlargement()
+
+
+def basicvsr_plusplus(model: BasicVSRPlusPlus) -> list[Entry]:
+  """Source: BasicSR `BasicVSRPlusPlus`."""
+  table, key = _flow_network(model), "feat_extract"
+  if not model.is_low_res_input:
+    # One nn.Sequential, with activations between.
+    for i in (0, 1):
+      table += layer(f"feat_extract/conv{i}", f"{key}.{2 * i}")
+    key += ".4"
+  table += _trunk("feat_extract/trunk", key, 5)
+  for name in PASSES:
+    path, key = f"deform_align_{name}", f"deform_align.{name}"
+    table += layer(f"{path}/dcn", key)
+    for i in range(4):
+      table += layer(f"{path}/conv_offset{i}", f"{key}.conv_offset.{2 * i}")
+  for name in PASSES:
+    table += _trunk(f"backbone_{name}", f"backbone.{name}", model.num_blocks)
+  table += _trunk("reconstruction", "reconstruction", 5)
+  return table + _enlargement()

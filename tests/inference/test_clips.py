@@ -41,6 +41,29 @@ def test_frame_by_frame_is_the_recorded_clip(variables):
   )
 
 
+@pytest.mark.parametrize("name", ["iconvsr", "basicvsr_plusplus"])
+@pytest.mark.parametrize("arguments", [{}, {"is_low_res_input": False}])
+def test_networks_that_look_before_they_pass(name, arguments):
+  """Key frames have neighbours, and features that wait for later passes."""
+  if name == "iconvsr":
+    if arguments:
+      pytest.skip("an argument of BasicVSR++")
+    arguments = {"keyframe_stride": 2}
+  model = models.build(
+    name, num_features=8, num_blocks=1, spynet_widths=(2,), **arguments
+  )
+  clip = _frames(4, (10, 13, 3))
+  lr = jnp.asarray(np.stack(clip)[None] / 255, jnp.float32)
+  rng = np.random.default_rng(1)
+  variables = jax.tree.map(
+    lambda x: jnp.asarray(0.1 * rng.standard_normal(x.shape), jnp.float32),
+    jax.eval_shape(model.init, jax.random.key(0), lr),
+  )
+  whole = jax.jit(model.apply)(variables, lr)[0]
+  sr = list(super_resolve_clip(model, variables, clip))
+  np.testing.assert_allclose(np.stack(sr), whole, atol=1e-4)
+
+
 def test_the_device_holds_no_more_of_a_longer_clip(variables):
   held = []
   for count in (1, 3, 9):

@@ -1,4 +1,4 @@
-"""BasicVSR against the recorded one; its loop over frames, sizes, gradients."""
+"""BasicVSR and its successors: the recorded ones, and the loop over frames."""
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,13 @@ NARROW = models.BasicVSR(
 GOLDEN = {
   "basicvsr_narrow": NARROW,
   "basicvsr_full_spynet": models.BasicVSR(num_features=16, num_blocks=3),
+  "iconvsr": models.IconVSR(
+    num_features=16,
+    num_blocks=1,
+    keyframe_stride=3,
+    spynet_widths=(8, 16, 8, 4),
+  ),
+  "basicvsrpp": models.BasicVSRPlusPlus(num_features=16, num_blocks=1),
 }
 TINY = models.BasicVSR(num_features=4, num_blocks=2, spynet_widths=(2,))
 
@@ -92,19 +99,116 @@ def test_chunks_of_frames_change_nothing(narrow, monkeypatch):
   np.testing.assert_allclose(again, sr, atol=1e-5)
 
 
+def test_key_frames_see_the_frames_around_them():
+  """Past the ends those that the incumbent takes, which needs five or seven."""
+  icon = models.IconVSR(keyframe_stride=3)
+  windows = [icon.sources(i, 8) for i in range(8)]
+  assert [len(window) for window in windows] == [5, 1, 1, 5, 1, 1, 5, 5]
+  assert windows[0] == (4, 3, 0, 1, 2)
+  assert windows[1] == (1,)
+  assert windows[3] == (1, 2, 3, 4, 5)
+  assert windows[6] == (4, 5, 6, 7, 4)
+  assert windows[7] == (5, 6, 7, 4, 3)
+  wide = models.IconVSR(keyframe_stride=4, temporal_padding=3)
+  assert wide.sources(0, 9) == (6, 5, 4, 0, 1, 2, 3)
+  assert wide.sources(8, 9) == (5, 6, 7, 8, 4, 3, 2)
+  # Where the incumbent raises IndexError.
+  assert icon.sources(0, 3) == (2, 2, 0, 1, 2)
+  assert icon.sources(2, 3) == (0, 1, 2, 0, 0)
+  assert icon.sources(0, 1) == (0, 0, 0, 0, 0)
+
+
+def _filled(model, lr):
+  """Variables of no particular kind, none of them zero."""
+  rng = np.random.default_rng(1)
+  return jax.tree.map(
+    lambda x: jnp.asarray(0.1 * rng.standard_normal(x.shape), jnp.float32),
+    jax.eval_shape(model.init, layers.KEY, lr),
+  )
+
+
+def test_a_network_for_mirrored_clips_may_be_called_otherwise():
+  lr = _clip(1, 2, 9, 10, 3)
+  model = models.BasicVSRPlusPlus(
+    num_features=8, num_blocks=1, spynet_widths=(2,)
+  )
+  variables = _filled(model, lr)
+  mirrored = model.clone(mirror_extended=True)
+  clip = jnp.concatenate([lr, lr[:, ::-1]], axis=1)
+  plain = jax.jit(model.apply)(variables, clip)
+  np.testing.assert_allclose(
+    jax.jit(mirrored.apply)(variables, clip), plain, atol=1e-5
+  )
+  # Of another clip half of the flow is not enough, and the call says so.
+  other = clip[:, ::-1].at[:, 0].set(lr[:, 1])
+  plain = jax.jit(model.apply)(variables, other)
+  otherwise = jax.jit(lambda *a: mirrored.apply(*a, mirror_extended=False))
+  np.testing.assert_allclose(otherwise(variables, other), plain, atol=1e-5)
+  wrong = jax.jit(mirrored.apply)(variables, other)
+  assert np.abs(wrong - plain).max() > 1e-4
+
+
+def test_a_clip_of_full_size_keeps_it():
+  """What is added to it is all that is learned; odd sides are padded inside."""
+  lr = _clip(1, 3, 18, 21, 3)
+  model = models.BasicVSRPlusPlus(
+    num_features=8, num_blocks=1, spynet_widths=(2,), is_low_res_input=False
+  )
+  variables = _filled(model, lr)
+  look = lambda v, x: model.apply(v, jnp.moveaxis(x, 1, 0), method="look_all")
+  features = jax.eval_shape(look, variables, lr)
+  assert features.shape == (3, 1, 5, 6, 8)
+  params = dict(variables["params"])
+  params["enlargement"] = {
+    **params["enlargement"],
+    "conv_last": jax.tree.map(
+      jnp.zeros_like, params["enlargement"]["conv_last"]
+    ),
+  }
+  sr = jax.jit(model.apply)({"params": params}, lr)
+  np.testing.assert_array_equal(sr, lr)
+  sr = jax.jit(model.apply)(variables, lr)
+  assert sr.shape == lr.shape
+  assert np.abs(sr - lr).max() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["iconvsr", "basicvsr_plusplus"])
+def test_successors_train(name):
+  """Their steps are differentiated and computed anew."""
+  model = models.build(
+    name, num_features=8, num_blocks=1, spynet_widths=(2,), remat=True
+  )
+  lr = jax.ShapeDtypeStruct((1, 3, 9, 10, 3), jnp.float32)
+  variables = jax.eval_shape(model.init, layers.KEY, lr)
+  program = jax.make_jaxpr(jax.grad(_loss(model)))(variables, lr)
+  assert "remat" in str(program) or "checkpoint" in str(program)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["iconvsr", "basicvsr_plusplus"])
+def test_successors_gradients_are_finite_differences(name):
+  model = models.build(
+    name, num_features=8, num_blocks=1, spynet_widths=(2,), remat=True
+  )
+  lr = _clip(1, 3, 9, 10, 3)
+  _check_gradient(model, _filled(model, lr), lr)
+
+
 def _loss(model):
   return lambda variables, lr: jnp.mean(jnp.square(model.apply(variables, lr)))
 
 
-def test_gradients_are_finite_differences_and_remat_s():
+def test_gradients_are_finite_differences():
+  """With blocks and steps computed anew."""
   lr = _clip(1, 3, 9, 10, 3)
-  variables = jax.jit(TINY.init)(layers.KEY, lr)
-  again = TINY.clone(remat=True)
-  by_remat = jax.jit(jax.value_and_grad(_loss(again)))
-  value, gradient = by_remat(variables, lr)
+  _check_gradient(TINY.clone(remat=True), _filled(TINY, lr), lr)
+
+
+def _check_gradient(model, variables, lr):
+  value, gradient = jax.jit(jax.value_and_grad(_loss(model)))(variables, lr)
   slope = jax.tree.map(lambda x: float(jnp.vdot(x, x)), gradient)
   norm = sum(jax.tree.leaves(slope))
-  loss = jax.jit(_loss(TINY))
+  loss = jax.jit(_loss(model.clone(remat=False)))
   np.testing.assert_allclose(loss(variables, lr), value, rtol=1e-5)
   # Every part learns.
   for part, tree in gradient["params"].items():

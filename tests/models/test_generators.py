@@ -117,6 +117,8 @@ EDVR_LARGE = {"num_features": 128, "num_reconstruct_blocks": 40}
     ("edvr", EDVR_LARGE, 20_633_827),
     ("spynet", {}, 1_440_300),
     ("basicvsr", {}, 6_291_311),
+    ("iconvsr", {}, 8_694_991),
+    ("basicvsr_plusplus", {}, 7_322_927),
   ],
 )
 def test_parameter_counts_are_published_ones(name, arguments, count):

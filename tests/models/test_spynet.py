@@ -91,16 +91,6 @@ def test_small_images_have_flow_too(size):
   np.testing.assert_allclose(golden_io.nchw(flow), expected, atol=1e-4)
 
 
-def test_remat_computes_the_levels_anew():
-  image = jax.ShapeDtypeStruct((1, 16, 16, 3), jnp.float32)
-  for remat in (False, True):
-    model = NARROW.clone(remat=remat)
-    variables = jax.eval_shape(model.init, layers.KEY, image, image)
-    loss = lambda v, a, b, m=model: jnp.sum(m.apply(v, a, b))
-    program = str(jax.make_jaxpr(jax.grad(loss))(variables, image, image))
-    assert ("remat" in program or "checkpoint" in program) == remat
-
-
 def test_bfloat16_keeps_images_and_flow_in_float32():
   _, params, _ = golden_io.load("spynet_narrow_64x96")
   variables = weights.from_torch(NARROW, params)

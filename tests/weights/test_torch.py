@@ -80,6 +80,13 @@ ODD = {
     "num_blocks": 2,
     "spynet_widths": (3, 5),
   },
+  "iconvsr": {"num_features": 8, "num_blocks": 2, "spynet_widths": (3, 5)},
+  "basicvsr_plusplus": {
+    "num_features": 8,
+    "num_blocks": 2,
+    "spynet_widths": (3, 5),
+    "is_low_res_input": False,
+  },
   "vgg_discriminator": {"num_features": 1, "in_channels": 5},
   "srgan_discriminator": {"num_features": 1, "input_size": 112},
   "unet_discriminator": {"num_features": 3, "in_channels": 5},
