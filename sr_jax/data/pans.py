@@ -15,7 +15,7 @@ from etils import epath
 from sr_jax.data import sources
 
 #: Frames of a clip, and their side.
-NUM_FRAMES, SIDE = 10, 96
+NUM_FRAMES, SIDE = 10, 256
 #: Pixels that the window goes right and down from one frame to the next.
 STEPS = ((3, 1), (-2, 2), (1, -3), (-1, 0))
 
@@ -34,7 +34,7 @@ def pans(split: str) -> list[tuple[str, tuple[epath.Path, ...]]]:
     OSError: the cache's folder cannot be written to.
   """
   cache = os.environ.get("SR_JAX_CACHE") or "~/.cache/sr_jax/tfds"
-  folder = pathlib.Path(cache).expanduser() / "pans" / f"{split}-1"
+  folder = pathlib.Path(cache).expanduser() / "pans" / f"{split}-2"
   if not folder.is_dir():
     folder.parent.mkdir(parents=True, exist_ok=True)
     beside = pathlib.Path(tempfile.mkdtemp(dir=folder.parent))

@@ -187,6 +187,11 @@ class BasicVSRPlusPlus(RecurrentNetwork, kw_only=True):
     return 4 if self.is_low_res_input else 1
 
   @property
+  def passes_sow(self) -> bool:
+    """The offsets of its alignment."""
+    return True
+
+  @property
   def directions(self) -> tuple[str, ...]:
     """Of the passes."""
     return tuple(name.split("_")[0] for name in PASSES)

@@ -131,14 +131,16 @@ class IconVSR(RecurrentNetwork, kw_only=True):
     keys = [i for i in range(count) if len(sources[i]) > 1]
     windows = jnp.take(clip, np.asarray([sources[i] for i in keys]), axis=0)
     refills = self.in_chunks(
-      lambda self, frames: self._refill(frames), windows.swapaxes(1, 2)
+      lambda self, frames: self._refill(frames),
+      windows.swapaxes(1, 2),
+      sows=True,
     )
     nearest = np.searchsorted(keys, np.arange(count))
-    is_key = np.isin(np.arange(count), keys)
+    is_key = np.isin(np.arange(count), keys)[:, None]
     return _Seen(
       padded(clip),
       jnp.take(refills, nearest, axis=0),
-      jnp.broadcast_to(is_key[:, None], clip.shape[:2]),
+      jnp.broadcast_to(is_key, clip.shape[:2]),
     )
 
   def _refill(self, frames: Float[Array, "b n h w c"]) -> Array:

@@ -69,6 +69,11 @@ class RecurrentNetwork(nn.Module):
     """Of the passes, in the order in which they are computed."""
     raise NotImplementedError
 
+  @property
+  def passes_sow(self) -> bool:
+    """Whether `step` sows metrics."""
+    return False
+
   def sources(self, index: int, count: int) -> tuple[int, ...]:
     """Frames that `look` takes for one of `count`; mostly itself alone."""
     del count
@@ -146,7 +151,7 @@ class RecurrentNetwork(nn.Module):
 
     if self.remat:
       body = nn.remat(body, prevent_cse=False)
-    _, left = _scan(body, reverse=reverse)(
+    _, left = _scan(body, sows=self.passes_sow, reverse=reverse)(
       self, self.begin(first), FrameInputs(seen, flow, order, earlier)
     )
     return left
@@ -199,6 +204,8 @@ class RecurrentNetwork(nn.Module):
     function: Callable[..., Any],
     frames: Any,
     pixels: int | None = None,
+    *,
+    sows: bool = False,
   ) -> Any:
     """`function(self, frames)` some frames at a time, each as one batch.
 
@@ -206,6 +213,7 @@ class RecurrentNetwork(nn.Module):
       function: Takes and returns arrays with a batch in front.
       frames: Arrays with frames, then the batch in front.
       pixels: Of a clip in one chunk, at most, but no less than one frame.
+      sows: Whether `function` sows metrics.
     """
     t, b, *_, h, w, _ = jax.tree.leaves(frames)[0].shape
     count = -(-t // max(1, (pixels or _SR_PIXELS) // (h * w)))
@@ -232,18 +240,24 @@ class RecurrentNetwork(nn.Module):
     chunks = jax.tree.map(
       lambda x: fill(x).reshape(count, size, *x.shape[1:]), frames
     )
-    _, made = _scan(body)(self, None, chunks)
+    _, made = _scan(body, sows=sows)(self, None, chunks)
     return jax.tree.map(
       lambda x: x.reshape(count * size, *x.shape[2:])[:t], made
     )
 
 
-def _scan(body: Callable[..., Any], *, reverse: bool = False) -> Any:
-  """A loop whose every turn has the same variables."""
+def _scan(
+  body: Callable[..., Any], *, sows: bool, reverse: bool = False
+) -> Any:
+  """A loop whose every turn has the same variables.
+
+  What one loop has sown as "metrics" has its turns in front, and would not fit
+  another: only a loop that sows takes them in.
+  """
   return nn.scan(
     body,
     variable_broadcast="params",
-    variable_axes={"metrics": 0},
+    variable_axes={"metrics": 0} if sows else {},
     split_rngs={"params": False},
     reverse=reverse,
   )
