@@ -103,7 +103,7 @@ class _Run:
         carry, left = self._call(
           "step",
           carry,
-          FrameInputs(seen, flow, np.int32(place), earlier),
+          FrameInputs(seen, flow, jnp.int32(place), earlier),
           number=number,
           alive=(before, waiting),
         )
