@@ -181,7 +181,6 @@ def test_high_resolution_in_is_made_small_first():
     ((5, 11), {}),
     ((1, 2), {"tsa": False}),
     ((18, 33), {"predeblur": True, "hr_in": True}),
-    ((3, 16), {"predeblur": True, "hr_in": True}),
   ],
 )
 def test_any_size_is_mirrored_inside(size, arguments):
