@@ -3,6 +3,7 @@
 import os
 import pathlib
 import tempfile
+from collections.abc import Callable
 
 import jax
 import pytest
@@ -47,3 +48,20 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def data_dir() -> pathlib.Path:
   """The real images and weights; the test is skipped where there are none."""
   return _require_data()
+
+
+@pytest.fixture(scope="session")
+def real_weights() -> Callable[[str], pathlib.Path]:
+  """Finds a file of real weights; the test is skipped where there is none."""
+
+  def find(name: str) -> pathlib.Path:
+    for key, folder in (("SR_JAX_DATA", "weights"), ("SR_JAX_WEIGHTS", "")):
+      path = pathlib.Path(os.environ.get(key, "")) / folder / name
+      if os.environ.get(key) and path.exists():
+        return path
+    return pytest.skip(
+      f"no {name} under SR_JAX_DATA/weights or SR_JAX_WEIGHTS, the folder that "
+      "get_weights.sh fills"
+    )
+
+  return find

@@ -1,22 +1,16 @@
 """BasicVSR (Chan et al., CVPR 2021): what a recurrent network needs."""
 
-from collections.abc import Sequence
-from typing import Any
-
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from sr_jax.models.alignment import leaky
 from sr_jax.models.layers import Conv, torch_init
 from sr_jax.models.recurrent import (
-  Enlargement,
   FrameInputs,
   RecurrentNetwork,
-  ResidualTrunk,
   beside,
   enlarged,
 )
-from sr_jax.models.spynet import SPyNet
 from sr_jax.ops.warp import flow_warp
 
 
@@ -24,35 +18,20 @@ class BasicVSR(RecurrentNetwork, kw_only=True):
   """A pass backwards and one forwards, features warped from frame to frame.
 
   Attributes:
-    num_features: Channels of the features.
-    num_blocks: Residual blocks of a pass.
-    spynet_widths: Of the flow network.
-    remat: Compute what is inside of a frame's step anew in the backward pass.
-    dtype: Of the computation; parameters, flow and the output are float32.
+    num_blocks: Residual blocks of a pass; the others are `RecurrentNetwork`'s.
 
   Source: Chan et al. 2021, fig. 2; BasicSR `BasicVSR`.
   """
 
-  num_features: int = 64
   num_blocks: int = 30
-  spynet_widths: Sequence[int] = (32, 64, 32, 16)
-  remat: bool = False
-  dtype: Any = jnp.float32
 
   def setup(self) -> None:
-    self.spynet = SPyNet(widths=self.spynet_widths, dtype=self.dtype)
-    self.backward_trunk, self.forward_trunk = (
-      ResidualTrunk(
-        num_features=self.num_features,
-        num_blocks=self.num_blocks,
-        dtype=self.dtype,
-      )
-      for _ in range(2)
-    )
+    super().setup()
+    self.backward_trunk = self.trunk(self.num_blocks)
+    self.forward_trunk = self.trunk(self.num_blocks)
     self.fusion = Conv(
       self.num_features, 1, kernel_init=torch_init(), dtype=self.dtype
     )
-    self.enlargement = Enlargement(dtype=self.dtype)
 
   @property
   def directions(self) -> tuple[str, ...]:

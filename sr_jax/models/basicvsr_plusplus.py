@@ -1,6 +1,5 @@
 """BasicVSR++ (Chan et al., CVPR 2022): second-order grid propagation."""
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -10,7 +9,6 @@ from jaxtyping import Array, Float
 from sr_jax.models.alignment import ModulatedDeformConv, leaky
 from sr_jax.models.layers import Conv, torch_init
 from sr_jax.models.recurrent import (
-  Enlargement,
   FrameInputs,
   RecurrentNetwork,
   ResidualTrunk,
@@ -18,7 +16,6 @@ from sr_jax.models.recurrent import (
   enlarged,
   padded,
 )
-from sr_jax.models.spynet import SPyNet
 from sr_jax.ops.resize import interpolate
 from sr_jax.ops.warp import flow_warp
 
@@ -129,28 +126,22 @@ class BasicVSRPlusPlus(RecurrentNetwork, kw_only=True):
   Attributes:
     num_features: Channels of the features; a multiple of 8, since both frames'
       are aligned in 16 groups.
-    num_blocks: Residual blocks of a pass.
+    num_blocks: Residual blocks of a pass; what is not here is
+      `RecurrentNetwork`'s.
     max_residue_magnitude: Pixels that offsets may differ from the flow.
     is_low_res_input: Enlarge by four; else the clip keeps its size
       (restoration), and is made small inside. Then sides that are no multiple
       of 4 are mirrored at the bottom and right, and the result is cropped.
     mirror_extended: Of the clips it is called with, where the call does not say
       otherwise.
-    spynet_widths: Of the flow network.
-    remat: Compute what is inside of a frame's step anew in the backward pass.
-    dtype: Of the computation; parameters, flow and the output are float32.
 
   Source: Chan et al. 2022, fig. 2; BasicSR `BasicVSRPlusPlus`.
   """
 
-  num_features: int = 64
   num_blocks: int = 7
   max_residue_magnitude: float = 10.0
   is_low_res_input: bool = True
   mirror_extended: bool = False
-  spynet_widths: Sequence[int] = (32, 64, 32, 16)
-  remat: bool = False
-  dtype: Any = jnp.float32
 
   def setup(self) -> None:
     if self.num_features % 8:
@@ -158,16 +149,8 @@ class BasicVSRPlusPlus(RecurrentNetwork, kw_only=True):
         f"BasicVSRPlusPlus.num_features {self.num_features} is not a multiple "
         "of 8: two frames' features are aligned in 16 groups"
       )
+    super().setup()
     width, dtype = self.num_features, self.dtype
-
-    def trunk(num_blocks: int) -> ResidualTrunk:
-      return ResidualTrunk(
-        num_features=width,
-        num_blocks=num_blocks,
-        dtype=dtype,
-      )
-
-    self.spynet = SPyNet(widths=self.spynet_widths, dtype=dtype)
     self.feat_extract = _FrameEncoder(width, self.is_low_res_input, dtype)
     self.deform_align = {
       name: SecondOrderAlignment(
@@ -177,9 +160,8 @@ class BasicVSRPlusPlus(RecurrentNetwork, kw_only=True):
       )
       for name in PASSES
     }
-    self.backbone = {name: trunk(self.num_blocks) for name in PASSES}
-    self.reconstruction = trunk(_OUTER_BLOCKS)
-    self.enlargement = Enlargement(dtype=dtype)
+    self.backbone = {name: self.trunk(self.num_blocks) for name in PASSES}
+    self.reconstruction = self.trunk(_OUTER_BLOCKS)
 
   @property
   def scale(self) -> int:

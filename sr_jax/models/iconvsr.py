@@ -1,7 +1,6 @@
 """IconVSR (Chan et al., CVPR 2021): BasicVSR, refilled at key frames."""
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,15 +9,12 @@ from jaxtyping import Array, Float
 from sr_jax.models.edvr import EDVRFeatures
 from sr_jax.models.layers import Conv, torch_init
 from sr_jax.models.recurrent import (
-  Enlargement,
   FrameInputs,
   RecurrentNetwork,
-  ResidualTrunk,
   beside,
   enlarged,
   padded,
 )
-from sr_jax.models.spynet import SPyNet
 from sr_jax.ops.warp import flow_warp
 
 
@@ -44,34 +40,27 @@ class IconVSR(RecurrentNetwork, kw_only=True):
   of 4 are mirrored at the bottom and right inside, and the result is cropped.
 
   Attributes:
-    num_features: Channels of the features.
-    num_blocks: Residual blocks of a pass.
+    num_blocks: Residual blocks of a pass; what is not here is
+      `RecurrentNetwork`'s.
     keyframe_stride: Every so many frames is a key frame, and the last.
     temporal_padding: Neighbours of a key frame on each side that EDVR sees.
       Before the first frame and after the last one it sees those that lie as
       far on the other side of its window. Of clips shorter than
       `2 * temporal_padding + 1` frames, which the incumbent refuses, it sees
       the last or first frame instead of those that are not there.
-    spynet_widths: Of the flow network.
     max_offset: See `EDVR`.
-    remat: Compute what is inside of a frame's step anew in the backward pass.
-    dtype: Of the computation; parameters, flow and the output are float32.
 
   Source: Chan et al. 2021, fig. 4; BasicSR `IconVSR`.
   """
 
-  num_features: int = 64
   num_blocks: int = 30
   keyframe_stride: int = 5
   temporal_padding: int = 2
-  spynet_widths: Sequence[int] = (32, 64, 32, 16)
   max_offset: float | None = None
-  remat: bool = False
-  dtype: Any = jnp.float32
 
   def setup(self) -> None:
+    super().setup()
     width, dtype = self.num_features, self.dtype
-    self.spynet = SPyNet(widths=self.spynet_widths, dtype=dtype)
     self.edvr = EDVRFeatures(
       num_features=width,
       center_frame=self.temporal_padding,
@@ -79,18 +68,11 @@ class IconVSR(RecurrentNetwork, kw_only=True):
       remat=self.remat,
       dtype=dtype,
     )
-    self.backward_trunk, self.forward_trunk = (
-      ResidualTrunk(
-        num_features=width,
-        num_blocks=self.num_blocks,
-        dtype=dtype,
-      )
-      for _ in range(2)
-    )
+    self.backward_trunk = self.trunk(self.num_blocks)
+    self.forward_trunk = self.trunk(self.num_blocks)
     self.backward_fusion, self.forward_fusion = (
       Conv(width, 3, kernel_init=torch_init(), dtype=dtype) for _ in range(2)
     )
-    self.enlargement = Enlargement(dtype=dtype)
 
   @property
   def directions(self) -> tuple[str, ...]:
@@ -102,10 +84,14 @@ class IconVSR(RecurrentNetwork, kw_only=True):
     if index % self.keyframe_stride and index != count - 1:
       return (index,)
     pad, last = self.temporal_padding, count - 1
-    window = np.arange(index - pad, index + pad + 1)
-    window = np.where(window < 0, pad - window, window)
-    window = np.where(window > last, 2 * last - pad - window, window)
-    return tuple(int(i) for i in window.clip(0, last))
+    window = []
+    for i in range(index - pad, index + pad + 1):
+      if i < 0:
+        i = min(pad - i, last)
+      elif i > last:
+        i = max(2 * last - pad - i, 0)
+      window.append(i)
+    return tuple(window)
 
   def flow(
     self, ref: Float[Array, "b h w c"], supp: Float[Array, "b h w c"]

@@ -8,7 +8,7 @@ whole on the device; `sr_jax.inference` runs the same parts on clips that are
 not.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 
 from sr_jax.models.alignment import leaky
 from sr_jax.models.layers import Conv, check_clip, he_init, repeat, torch_init
+from sr_jax.models.spynet import SPyNet
 from sr_jax.models.srresnet import ResidualBlock
 from sr_jax.ops.pixel_shuffle import pixel_shuffle
 from sr_jax.ops.resize import interpolate
@@ -46,13 +47,36 @@ class FrameInputs(NamedTuple):
   earlier: tuple[Array, ...]
 
 
-class RecurrentNetwork(nn.Module):
+class RecurrentNetwork(nn.Module, kw_only=True):
   """A clip to the same clip enlarged by four.
 
-  A subclass has `spynet`, `remat` and `dtype`, and says in `directions`,
-  `look`, `begin`, `step` and `reconstruct` what it does. These are methods for
-  `model.apply(variables, ..., method="step")` too.
+  A subclass says in `directions`, `begin`, `step` and `reconstruct` what it
+  does, and in `look` and `look_all` what of a frame it sees. These are methods
+  for `model.apply(variables, ..., method="step")` too.
+
+  Attributes:
+    num_features: Channels of the features.
+    spynet_widths: Of the flow network.
+    remat: Compute what is inside of a frame's step anew in the backward pass.
+    dtype: Of the computation; parameters, flow and the output are float32.
   """
+
+  num_features: int = 64
+  spynet_widths: Sequence[int] = (32, 64, 32, 16)
+  remat: bool = False
+  dtype: Any = jnp.float32
+
+  def setup(self) -> None:
+    """What all of them have."""
+    self.spynet = SPyNet(widths=self.spynet_widths, dtype=self.dtype)
+    self.enlargement = Enlargement(dtype=self.dtype)
+
+  @nn.nowrap
+  def trunk(self, num_blocks: int) -> "ResidualTrunk":
+    """A trunk of the network's width, for its `setup`."""
+    return ResidualTrunk(
+      num_features=self.num_features, num_blocks=num_blocks, dtype=self.dtype
+    )
 
   @property
   def scale(self) -> int:

@@ -1,7 +1,5 @@
 """ncnn's files: a small network written here, and the real one."""
 
-import os
-import pathlib
 import struct
 
 import cv2
@@ -256,26 +254,10 @@ REALSR = {
 }
 
 
-def _real_file():
-  folders = [
-    pathlib.Path(os.environ[key]) / folder
-    for key, folder in (("SR_JAX_DATA", "weights"), ("SR_JAX_WEIGHTS", ""))
-    if os.environ.get(key)
-  ]
-  for folder in folders:
-    path = folder / "realsr" / "REALSR_DF2K_UP4X.param"
-    if path.exists():
-      return path
-  return pytest.skip(
-    "no realsr/REALSR_DF2K_UP4X.param under SR_JAX_DATA/weights or "
-    "SR_JAX_WEIGHTS, the folder that get_weights.sh fills"
-  )
-
-
 @pytest.mark.data
 @pytest.mark.slow
-def test_the_real_weights_give_their_figures(data_dir):
-  path = _real_file()
+def test_the_real_weights_give_their_figures(data_dir, real_weights):
+  path = real_weights("realsr/REALSR_DF2K_UP4X.param")
   model, variables = load(path)
   assert model == RRDBNet(scale=4)
   assert sum(x.size for x in jax.tree.leaves(variables)) == 16_697_987
