@@ -113,7 +113,7 @@ def test_key_frames_see_the_frames_around_them():
   assert wide.sources(0, 9) == (6, 5, 4, 0, 1, 2, 3)
   assert wide.sources(8, 9) == (5, 6, 7, 8, 4, 3, 2)
   # Where the incumbent raises IndexError.
-  assert icon.sources(0, 3) == (0, 0, 0, 1, 2)
+  assert icon.sources(0, 3) == (2, 2, 0, 1, 2)
   assert icon.sources(2, 3) == (0, 1, 2, 0, 0)
   assert icon.sources(0, 1) == (0, 0, 0, 0, 0)
 
