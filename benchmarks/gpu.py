@@ -1,14 +1,16 @@
 """Deep networks beside PyTorch on one GPU, in one run.
 
-`python benchmarks/gpu.py`. Both sides compute in bfloat16 or in TF32 (each
-library's default for float32 convolutions on such a chip), PyTorch eagerly and
-in channels_last. Forwards, and the losses of a step, must agree before they are
-timed. A step is loss (mean absolute error), gradients and Adam's update.
+`python benchmarks/gpu.py [NETWORK ...]`; torchvision stands beside torch. Both
+sides compute in bfloat16 or in TF32 (each library's default for float32
+convolutions on such a chip), PyTorch eagerly, in channels_last. Forwards, and
+the losses of a step, must agree before they are timed. A step is loss (mean
+absolute error), gradients and Adam's update.
 """
 
 import copy
 import functools
 import statistics
+import sys
 import time
 from collections.abc import Callable
 
@@ -17,6 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import peers
+import peers_recurrent
+import peers_video
 import torch
 from torch import nn
 
@@ -28,19 +32,23 @@ _LEARNING_RATE = 1e-4
 # Of the largest value; the second is bfloat16's, 8 bits through 100 layers.
 _TOLERANCE = {"float32": 1e-2, "bfloat16": 6e-2}
 
-#: Class of the peer, what is timed, and the shape of its input, NHWC.
+#: Class of the peer, what is timed, and the shape of its input, NHWC or NTHWC.
 CASES = (
   (peers.RRDBNet, "training step", (16, 32, 32, 3)),
   (peers.RRDBNet, "forward", (1, 256, 256, 3)),
   (peers.MSRResNet, "training step", (16, 32, 32, 3)),
   (peers.MSRResNet, "forward", (1, 256, 256, 3)),
+  (peers_video.EDVR, "training step", (4, 5, 64, 64, 3)),
+  (peers_video.EDVR, "forward", (1, 5, 180, 320, 3)),
+  (peers_recurrent.BasicVSR, "training step", (2, 15, 64, 64, 3)),
+  (peers_recurrent.BasicVSR, "forward", (1, 15, 180, 320, 3)),
 )
 
 
 def _ours(
   peer: nn.Module, what: str, lr: np.ndarray, hr: np.ndarray, dtype: str
 ) -> Callable[[], jax.Array]:
-  model = build(type(peer).__name__.lower(), scale=4, dtype=dtype)
+  model = build(type(peer).__name__.lower(), dtype=dtype)
   arrays = {k: v.detach().numpy() for k, v in peer.named_parameters()}
   variables = jax.device_put(from_torch(model, arrays))
   lr, hr = jax.device_put((lr, hr))
@@ -74,11 +82,9 @@ def _theirs(
   hr: np.ndarray,
   dtype: str,
 ) -> Callable[[], torch.Tensor]:
-  layout = {"device": "cuda", "memory_format": torch.channels_last}
-  peer = copy.deepcopy(peer).to(**layout)
-  lr, hr = (
-    torch.from_numpy(a.transpose(0, 3, 1, 2)).to(**layout) for a in (lr, hr)
-  )
+  peer = copy.deepcopy(peer).to("cuda", memory_format=torch.channels_last)
+  # Channels last in memory as they are.
+  lr, hr = (torch.from_numpy(a).cuda().movedim(-1, -3) for a in (lr, hr))
   optimizer = torch.optim.Adam(peer.parameters(), _LEARNING_RATE, fused=True)
   cast = functools.partial(
     torch.autocast, "cuda", torch.bfloat16, enabled=dtype == "bfloat16"
@@ -123,6 +129,7 @@ def _wait(name: str, result) -> None:
 
 
 def main() -> None:
+  wanted = sys.argv[1:]
   torch.backends.cuda.matmul.allow_tf32 = True
   torch.backends.cudnn.benchmark = True
   print(
@@ -133,16 +140,20 @@ def main() -> None:
     torch.__version__,
   )
   print(
-    f"{'network':26}{'input':>14}  {'dtype':9}{'ours ms':>9}"
+    f"{'network':26}{'input':>15}  {'dtype':9}{'ours ms':>9}"
     f"{'torch ms':>10}{'ratio':>7}  difference"
   )
   for make, what, shape in CASES:
+    if wanted and make.__name__ not in wanted:
+      continue
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     peer = make()
     lr = rng.random(shape, np.float32)
-    b, h, w, c = shape
-    hr = rng.random((b, 4 * h, 4 * w, c), np.float32)
+    *front, h, w, c = shape
+    # Of the middle of five frames, or of all.
+    front = front[: 1 if make is peers_video.EDVR else None]
+    hr = rng.random((*front, 4 * h, 4 * w, c), np.float32)
     for dtype in ("float32", "bfloat16"):
       calls = {
         "ours": _ours(peer, what, lr, hr, dtype),
@@ -151,13 +162,13 @@ def main() -> None:
       ours = np.asarray(calls["ours"](), np.float32)
       theirs = calls["torch"]().float().detach().cpu().numpy()
       if theirs.ndim:
-        theirs = theirs.transpose(0, 2, 3, 1)
+        theirs = np.moveaxis(theirs, -3, -1)
       difference = np.abs(ours - theirs).max() / np.abs(theirs).max()
       if not difference < _TOLERANCE[dtype]:
         raise SystemExit(f"{make.__name__} {dtype}: differ by {difference:.1e}")
       ms = _measure(calls, _wait)
       print(
-        f"{make.__name__ + ', ' + what:26}{'x'.join(map(str, shape)):>14}  "
+        f"{make.__name__ + ', ' + what:26}{'x'.join(map(str, shape)):>15}  "
         f"{dtype:9}{ms['ours']:9.2f}{ms['torch']:10.2f}"
         f"{ms['torch'] / ms['ours']:7.2f}  {difference:.0e}",
         flush=True,

@@ -29,6 +29,7 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 import optax  # noqa: E402
 import peers  # noqa: E402
+import peers_recurrent  # noqa: E402
 import torch  # noqa: E402
 from torch import nn  # noqa: E402
 
@@ -111,6 +112,13 @@ CASES = (
   _deep(peers.MSRResNet, (4, 32, 32, 3), "step"),
   _deep(peers.RRDBNet, (2, 32, 32, 3), "step"),
   Case("EDVR-M x4, forward", ("edvr", {}), _edvr, (1, 5, 64, 64, 3), slow=True),
+  Case(
+    "BasicVSR x4, forward",
+    ("basicvsr", {}),
+    peers_recurrent.BasicVSR,
+    (1, 5, 64, 64, 3),
+    slow=True,
+  ),
 )
 
 
@@ -216,7 +224,7 @@ def _results(case: Case, our_call: Callable, peer_call: Callable):
   """Pairs of arrays that should be equal: output, or loss and gradients."""
   ours, theirs = our_call(), peer_call()
   if case.what == "forward":
-    return [(ours, theirs.permute(0, 2, 3, 1).numpy())]
+    return [(ours, theirs.movedim(-3, -1).numpy())]
   name, kwargs = case.ours
   (loss, grads), (their_loss, peer) = ours, theirs
   # Adam's first moment is a tenth of the first gradient.

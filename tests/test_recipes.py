@@ -47,6 +47,8 @@ _OF_CLIPS = {
     "from=RUN",
     "l,wotsa",
     "l,from=RUN",
+    "cpu",
+    "wotsa,cpu",
     "smoke",
     "wotsa,smoke",
   ],
@@ -152,6 +154,7 @@ def test_variants_have_workdirs_of_their_own():
     ("srgan", "papper", "did you mean 'paper'"),
     ("edsr", "x3,x4", "one scale at a time"),
     ("edvr", "m,l", "one size at a time"),
+    ("edvr", "l,cpu", "one size at a time"),
     ("dcgan", "from=RUN", "no variant 'from=RUN'"),
   ],
 )

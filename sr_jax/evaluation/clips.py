@@ -11,6 +11,7 @@ and rounded to 8 bits, and compared on the colours of the set's protocol.
 
 import dataclasses
 import difflib
+import functools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -34,6 +35,7 @@ from sr_jax.evaluation.results import (
   known_metrics,
 )
 from sr_jax.inference import kind, restore_clip
+from sr_jax.inference.clips import ClipMemory
 from sr_jax.metrics import Protocol
 from sr_jax.ops.resize import imresize
 from sr_jax.types import Variables
@@ -293,6 +295,7 @@ def evaluate_clips(
   made = degradations.find(prepared.degradation)
   scores: dict[str, list[ClipScore]] = {c: [] for c in prepared.protocols}
   seconds, count = 0.0, 0
+  memory = ClipMemory()
   for index, (clip, frames) in enumerate(prepared.clips):
     chosen = prepared.how.chosen(len(frames))
     lr = [
@@ -301,7 +304,9 @@ def evaluate_clips(
     ]
     found: dict[str, dict[int, ImageScore]] = {c: {} for c in scores}
     start = time.perf_counter()
-    for i, restored in _restore(model, variables, lr, prepared.how):
+    for i, restored in _restore(
+      model, variables, lr, prepared.how, on_memory=memory.include
+    ):
       seconds += time.perf_counter() - start
       count += 1
       if i in chosen:
@@ -322,6 +327,7 @@ def evaluate_clips(
       images=tuple(of_clips),
       seconds=seconds,
       frames=count,
+      memory=memory if memory.device_bytes else None,
     )
     for colour, of_clips in scores.items()
   )
@@ -333,15 +339,20 @@ def _restore(
   variables: Variables,
   lr: Sequence[np.ndarray],
   how: ClipProtocol,
+  *,
+  on_memory: Callable[[ClipMemory], None],
 ) -> Iterator[tuple[int, np.ndarray]]:
   """The frames of a clip with their numbers, as the protocol has them made."""
+  restore = functools.partial(
+    restore_clip, model, variables, on_memory=on_memory
+  )
   if not (how.mirror and kind(model) == "clip"):
-    yield from enumerate(restore_clip(model, variables, lr))
+    yield from enumerate(restore(lr))
     return
   length = len(lr)
   twice = list(mirror_extend(np.stack(lr)))
   first: list[np.ndarray] = []
-  for i, frame in enumerate(restore_clip(model, variables, twice)):
+  for i, frame in enumerate(restore(twice)):
     if i < length:
       first.append(frame)
     else:

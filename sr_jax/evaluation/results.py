@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from sr_jax.inference.clips import ClipMemory
 from sr_jax.metrics import Protocol
 
 #: metric -> its figures: the network's, bicubic's, and of NIQE, which needs
@@ -70,6 +71,7 @@ class BenchmarkResult:
     images: One score an image or clip, in the order of the set.
     seconds: Spent in the network, compilation included.
     frames: Of clips, how many the network restored in that time.
+    memory: What a network of clips took for the one that took the most.
     outputs: The restored images, 8 bits, where they were asked for.
     on_luma: The same outputs of an RGB network, scored on Y. NIQE is there.
   """
@@ -80,6 +82,7 @@ class BenchmarkResult:
   outputs: tuple[np.ndarray, ...] = dataclasses.field(default=(), repr=False)
   on_luma: "BenchmarkResult | None" = None
   frames: int = 0
+  memory: ClipMemory | None = None
 
   @property
   def protocol(self) -> Protocol:

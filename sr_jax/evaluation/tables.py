@@ -191,17 +191,25 @@ def protocol_lines(rows: Sequence[Row]) -> list[str]:
   return list(lines)
 
 
-def time_lines(rows: Sequence[Row]) -> list[str]:
-  """How long networks took for the frames of clips."""
+def cost_lines(rows: Sequence[Row]) -> list[str]:
+  """How long networks took for the frames of clips, and what memory."""
   lines = {}
   for row in rows:
     if row.result is not None and row.result.frames:
       result = row.result
       each = result.seconds / result.frames
-      lines[
+      line = (
         f"{row.label}, {row.dataset}: {each:.3g} s a frame in the network, "
         f"over {result.frames} frames, compilation included"
-      ] = None
+      )
+      if result.memory is not None:
+        device = result.memory.device_bytes / 1e9
+        host = result.memory.host_bytes / 1e9
+        line += (
+          f"; {device:.2f} GB on the device, however long the clip, and "
+          f"{host:.2f} GB of features of the longest waiting on the host"
+        )
+      lines[line] = None
   return list(lines)
 
 
@@ -236,7 +244,7 @@ def print_table(rows: Sequence[Row], console: Console) -> None:
     previous = row.label
     table.add_row(*cells)
   _print_whole(table, console)
-  for line in protocol_lines(rows) + source_lines(rows) + time_lines(rows):
+  for line in protocol_lines(rows) + source_lines(rows) + cost_lines(rows):
     console.print(
       line, style="dim", markup=False, highlight=False, soft_wrap=True
     )
@@ -311,6 +319,8 @@ def _row_json(row: Row) -> dict[str, Any]:
   )
   if result.frames:
     record["seconds_per_frame"] = round(result.seconds / result.frames, 4)
+  if result.memory is not None:
+    record.update(dataclasses.asdict(result.memory))
   for metric, protocol in result.protocols.items():
     if metric != "psnr":
       record[f"{metric}_protocol"] = dataclasses.asdict(protocol)

@@ -23,7 +23,7 @@ from sr_jax.types import Variables
 
 @dataclasses.dataclass
 class ClipMemory:
-  """What a clip took.
+  """What a clip took; of several clips, the most.
 
   Attributes:
     device_bytes: On the device at the worst moment, by XLA's own account:
@@ -34,6 +34,11 @@ class ClipMemory:
 
   device_bytes: int = 0
   host_bytes: int = 0
+
+  def include(self, other: "ClipMemory") -> None:
+    """Takes in another clip."""
+    self.device_bytes = max(self.device_bytes, other.device_bytes)
+    self.host_bytes = max(self.host_bytes, other.host_bytes)
 
 
 def super_resolve_clip(

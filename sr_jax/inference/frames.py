@@ -1,6 +1,6 @@
 """The frames of a clip, one after another, by networks of every kind."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from sr_jax.data.temporal import frame_indices
-from sr_jax.inference.clips import super_resolve_clip
+from sr_jax.inference.clips import ClipMemory, super_resolve_clip
 from sr_jax.inference.images import apply, super_resolve
 from sr_jax.models.recurrent import RecurrentNetwork
 from sr_jax.types import Variables
@@ -37,6 +37,7 @@ def restore_clip(
   *,
   padding: str = "reflection_circle",
   batch_pixels: int = 2**20,
+  on_memory: Callable[[ClipMemory], None] | None = None,
 ) -> Iterator[Float[np.ndarray, "h w c"]]:
   """Restores a clip, a frame at a time.
 
@@ -46,6 +47,8 @@ def restore_clip(
     frames: `[h, w, c]` each, all of one size, float in [0, 1].
     padding: Of windows that reach beyond the clip; see `frame_indices`.
     batch_pixels: Output pixels computed together by a network of images.
+    on_memory: Called after the last frame with what the clip took, by a
+      `RecurrentNetwork`, which alone keeps count.
 
   Yields:
     The restored frames in order, float32, not clipped. No more of them than
@@ -61,7 +64,7 @@ def restore_clip(
       f"the frames of a clip have one size, and these have {sorted(sizes)}"
     )
   if isinstance(model, RecurrentNetwork):
-    yield from super_resolve_clip(model, variables, frames)
+    yield from super_resolve_clip(model, variables, frames, on_memory=on_memory)
   elif kind(model) == "clip":
     yield from _run(model, variables, frames)
   elif kind(model) == "window":

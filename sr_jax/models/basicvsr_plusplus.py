@@ -132,8 +132,6 @@ class BasicVSRPlusPlus(RecurrentNetwork, kw_only=True):
     is_low_res_input: Enlarge by four; else the clip keeps its size
       (restoration), and is made small inside. Then sides that are no multiple
       of 4 are mirrored at the bottom and right, and the result is cropped.
-    mirror_extended: Of the clips it is called with, where the call does not say
-      otherwise.
 
   Source: Chan et al. 2022, fig. 2; BasicSR `BasicVSRPlusPlus`.
   """
@@ -141,7 +139,6 @@ class BasicVSRPlusPlus(RecurrentNetwork, kw_only=True):
   num_blocks: int = 7
   max_residue_magnitude: float = 10.0
   is_low_res_input: bool = True
-  mirror_extended: bool = False
 
   def setup(self) -> None:
     if self.num_features % 8:

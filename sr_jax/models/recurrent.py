@@ -57,12 +57,15 @@ class RecurrentNetwork(nn.Module, kw_only=True):
   Attributes:
     num_features: Channels of the features.
     spynet_widths: Of the flow network.
+    mirror_extended: Of the clips it is called with, where the call does not say
+      otherwise.
     remat: Compute what is inside of a frame's step anew in the backward pass.
     dtype: Of the computation; parameters, flow and the output are float32.
   """
 
   num_features: int = 64
   spynet_widths: Sequence[int] = (32, 64, 32, 16)
+  mirror_extended: bool = False
   remat: bool = False
   dtype: Any = jnp.float32
 
@@ -192,7 +195,7 @@ class RecurrentNetwork(nn.Module, kw_only=True):
       lr: RGB, [0, 1]; any number of frames from one on.
       mirror_extended: The second half of the frames is the first backwards, as
         short clips are extended for training: half of the flow is computed.
-        None is as the network's attribute says, and False where it has none.
+        None is as the network's attribute says.
 
     Returns:
       The clip, float32, not clipped.
@@ -203,7 +206,7 @@ class RecurrentNetwork(nn.Module, kw_only=True):
     """
     check_clip(self, lr, channels=3)
     if mirror_extended is None:
-      mirror_extended = bool(getattr(self, "mirror_extended", False))
+      mirror_extended = self.mirror_extended
     if lr.shape[1] == 0 or (mirror_extended and lr.shape[1] % 2):
       raise ValueError(
         f"lr has {lr.shape[1]} frames; {type(self).__name__} takes one or more,"
@@ -240,8 +243,11 @@ class RecurrentNetwork(nn.Module, kw_only=True):
       sows: Whether `function` sows metrics.
     """
     t, b, *_, h, w, _ = jax.tree.leaves(frames)[0].shape
-    count = -(-t // max(1, (pixels or _SR_PIXELS) // (h * w)))
-    size = -(-t // count)
+    # A divisor: a last chunk filled up is wasted, and its padding is exchanged
+    # between the devices that share out the batch.
+    most = max(1, (pixels or _SR_PIXELS) // (h * w))
+    size = next(n for n in range(min(most, t), 0, -1) if t % n == 0)
+    count = t // size
 
     def body(self: Any, _: None, chunk: Any) -> tuple[None, Any]:
       # The batch before the frames, by which it is shared out over devices.
@@ -257,17 +263,11 @@ class RecurrentNetwork(nn.Module, kw_only=True):
       body = nn.remat(body, prevent_cse=count == 1)
     if count == 1:
       return body(self, None, frames)[1]
-    # What fills the last chunk up is not used.
-    fill = lambda x: jnp.pad(
-      x, ((0, count * size - t), *[(0, 0)] * (x.ndim - 1)), "edge"
-    )
     chunks = jax.tree.map(
-      lambda x: fill(x).reshape(count, size, *x.shape[1:]), frames
+      lambda x: x.reshape(count, size, *x.shape[1:]), frames
     )
     _, made = _scan(body, sows=sows)(self, None, chunks)
-    return jax.tree.map(
-      lambda x: x.reshape(count * size, *x.shape[2:])[:t], made
-    )
+    return jax.tree.map(lambda x: x.reshape(t, *x.shape[2:]), made)
 
 
 def _scan(

@@ -74,7 +74,9 @@ class SPyNet(nn.Module, kw_only=True):
     size = ref.shape[1:3]
     rounded = tuple(-(-side // 32) * 32 for side in size)
     # float32 until the convolutions: bfloat16 has less than an image's 8 bits.
-    images = jnp.concatenate([ref, supp]).astype(jnp.float32)
+    # Pairs lie side by side, so that a batch shared out over devices stays so.
+    images = jnp.stack([ref, supp], axis=1).reshape(-1, *ref.shape[1:])
+    images = images.astype(jnp.float32)
     if rounded != size:
       images = jnp.asarray(interpolate(images, shape=rounded))
     images = (images - jnp.asarray(MEAN)) / jnp.asarray(STD)
@@ -87,7 +89,7 @@ class SPyNet(nn.Module, kw_only=True):
     for i, images in enumerate(reversed(pyramid)):
       if i > 0:
         flow = 2.0 * interpolate(flow, 2, align_corners=True)
-      here, there = jnp.split(images, 2)
+      here, there = images[::2], images[1::2]
       warped = flow_warp(there, jnp.asarray(flow), padding="border")
       found = jnp.concatenate([here, warped, flow], axis=-1)
       found = _Level(self.widths, self.dtype, name=f"level{i}")(found)

@@ -150,6 +150,11 @@ def build(config: Config) -> Experiment:
       quantize=config.quantize_lr,
       frame=frame,
     )
+  trained = model
+  if config.data.mirror and hasattr(model, "mirror_extended"):
+    # Half of the flow is the other half backwards, and not computed. Clips that
+    # are evaluated are not mirrored.
+    trained = model.clone(mirror_extended=True)
   common: dict[str, Any] = {
     "optimizer": optimizer,
     "loss_fn": loss_fn,
@@ -164,7 +169,7 @@ def build(config: Config) -> Experiment:
     with checks.told_of(config, "adversarial"):
       adversarial = make()
     step = make_gan_step(
-      model,
+      trained,
       discriminator,
       d_optimizer=d_optimizer,
       adversarial=adversarial,
@@ -178,7 +183,7 @@ def build(config: Config) -> Experiment:
         f"model '{config.model.name}' begins from noise and can only be "
         "trained against a discriminator; name one in config.discriminator"
       )
-    step = make_step(model, accumulate=config.accumulate, **common)
+    step = make_step(trained, accumulate=config.accumulate, **common)
   return Experiment(
     model=model,
     scale=scale,

@@ -23,10 +23,6 @@ _needs_libtpu = pytest.mark.skipif(
 )
 
 _COMPILE = """
-import json, sys
-from absl import flags
-flags.FLAGS.mark_as_parsed()
-sys.path.insert(0, {root!r})
 from configs import esrgan
 from sr_jax.training.aot import compile_for
 
@@ -35,30 +31,48 @@ config.model.update(num_features=8, num_blocks=2, growth_features=4,
                     dtype="bfloat16")
 config.discriminator.num_features = 4
 with config.unlocked():
-  config.perceptual.layer_weights = {{"conv2_2": 1.0}}
+  config.perceptual.layer_weights = {"conv2_2": 1.0}
 told = []
 for topology in ["v5e:2x2", "v5e:3x5x7"]:
   try:
     found = compile_for(config, topology, batch_per_chip=2)
   except ValueError as error:
-    told.append({{"error": str(error)}})
+    told.append({"error": str(error)})
     continue
-  told.append({{"text": str(found), "fits": found.fits, "chips": found.chips,
+  told.append({"text": str(found), "fits": found.fits, "chips": found.chips,
     "batch_size": found.batch_size, "arguments": found.arguments,
     "temporaries": found.temporaries, "collectives": found.collectives,
-    "hlo": found.hlo}})
+    "hlo": found.hlo})
 assert config.data.batch_size == 16  # its own config is left as it was
 print(json.dumps(told))
 """
 
+_COMPILE_CLIPS = """
+from configs import basicvsr, edvr
+from sr_jax.training.aot import compile_for
 
-@pytest.mark.slow
-@_needs_libtpu
-def test_esrgan_compiles_for_four_chips():
-  """Stage 2, reduced: RRDBNet against the U-Net, and VGG19 up to conv2_2."""
+def reduced(recipe, num_frames, **model):
+  config = recipe.get_config("smoke")
+  with config.unlocked():
+    config.model.update(remat=True, dtype="bfloat16", **model)
+  config.data.num_frames = num_frames
+  found = compile_for(config, "v5e:2x2", batch_per_chip=2)
+  return {"collectives": found.collectives, "lines": len(found.hlo.splitlines())}
+
+told = [reduced(basicvsr, t, spynet_widths=(4, 4, 4, 4)) for t in (3, 8)]
+print(json.dumps([*told, reduced(edvr, 5)]))
+"""
+
+
+def _told_by(script):
+  """What a script prints at its end, in a process without our flags."""
   names = ("TPU_SKIP_MDS_QUERY", "ALLOW_MULTIPLE_LIBTPU_LOAD")
+  begin = (
+    "import json, sys\nfrom absl import flags\nflags.FLAGS.mark_as_parsed()\n"
+    f"sys.path.insert(0, {str(_ROOT)!r})\n"
+  )
   out = subprocess.run(
-    [sys.executable, "-c", _COMPILE.format(root=str(_ROOT))],
+    [sys.executable, "-c", begin + script],
     capture_output=True,
     text=True,
     check=False,
@@ -66,7 +80,14 @@ def test_esrgan_compiles_for_four_chips():
     | {"JAX_PLATFORMS": "cpu"},
   )
   assert out.returncode == 0, out.stderr[-4000:]
-  plain, refused = json.loads(out.stdout.splitlines()[-1])
+  return json.loads(out.stdout.splitlines()[-1])
+
+
+@pytest.mark.slow
+@_needs_libtpu
+def test_esrgan_compiles_for_four_chips():
+  """Stage 2, reduced: RRDBNet against the U-Net, and VGG19 up to conv2_2."""
+  plain, refused = _told_by(_COMPILE)
 
   assert plain["fits"]
   assert (plain["chips"], plain["batch_size"]) == (4, 8)
@@ -89,6 +110,20 @@ def test_esrgan_compiles_for_four_chips():
     in (refused["error"])
   )
   assert "sr_jax[aot]" in refused["error"]
+
+
+@pytest.mark.slow
+@_needs_libtpu
+def test_networks_of_clips_compile_for_four_chips():
+  """Reduced: a longer clip is no longer program, and no frames are exchanged.
+
+  Chips share out a batch; pairs of frames, chunks of frames and their flow must
+  be laid out so that each stays where its clip is.
+  """
+  short, long, edvr = _told_by(_COMPILE_CLIPS)
+  assert short["lines"] == pytest.approx(long["lines"], rel=0.2)
+  for found in (short, long, edvr):
+    assert set(found["collectives"]) == {"all-reduce"}
 
 
 @pytest.mark.parametrize("topology", ["v9:2x2", "v5e", "", "2x2"])

@@ -166,6 +166,20 @@ def test_the_step_shows_the_offsets_of_edvr(recipes):
   assert metrics["offset"].shape == ()
 
 
+def test_of_mirrored_clips_half_the_flow_is_computed(clip_config):
+  def operations(num_frames, mirror):
+    clip_config.data.num_frames, clip_config.data.mirror = num_frames, mirror
+    clip_config.model.spynet_widths = (32, 64, 32, 16)
+    parts = experiment.build(clip_config)
+    assert not parts.model.mirror_extended
+    state = jax.eval_shape(parts.init_state, jax.random.key(0))
+    hr = jax.ShapeDtypeStruct((1, *parts.batch_shape), jnp.uint8)
+    lowered = jax.jit(parts.step).lower(state, {"hr": hr}, jax.random.key(0))
+    return lowered.cost_analysis()["flops"]
+
+  assert operations(2, mirror=True) < 0.9 * operations(4, mirror=False)
+
+
 def test_recipes_of_clips_know_their_degradation(recipes):
   parts = experiment.build(recipes("basicvsr", "vimeo,bd"))
   assert parts.degradation is degradations.find("BD")
