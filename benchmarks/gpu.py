@@ -41,7 +41,7 @@ CASES = (
   (peers_video.EDVR, "training step", (4, 5, 64, 64, 3)),
   (peers_video.EDVR, "forward", (1, 5, 180, 320, 3)),
   (peers_recurrent.BasicVSR, "training step", (2, 15, 64, 64, 3)),
-  (peers_recurrent.BasicVSR, "forward", (1, 15, 180, 320, 3)),
+  (peers_recurrent.BasicVSR, "forward", (1, 15, 192, 320, 3)),
 )
 
 

@@ -123,7 +123,7 @@ def _on_a_cpu(config: Any) -> None:
   config.data.num_workers = 0
   config.eval.benchmarks = "vid4"
   config.eval.max_images = 1
-  config.steps = 3000
+  config.steps = 4000
   config.schedule = common.cosine(4e-4, config.steps, eta_min=1e-6)
   config.ema_decay = 0.99
   config.log_every = 100
