@@ -43,9 +43,13 @@ def get_config(argument: str = "") -> ConfigDict:
     raise ValueError("one set at a time, not 'reds' and 'vimeo'")
   if "bd" in words and "vimeo" not in words:
     raise ValueError("bd is a variant of vimeo: say 'vimeo,bd'")
+  if "cpu" in words and "vimeo" in words:
+    raise ValueError("cpu is of a folder of clips: not 'vimeo,cpu'")
   vimeo, bd = "vimeo" in words, "bd" in words
   config = common.base()
   config.name = f"basicvsr_{'vimeo' if vimeo else 'reds'}{'_bd' if bd else ''}"
+  on = f"vimeo90k_{'bd' if bd else 'bi'}" if vimeo else "reds"
+  config.published = f"basicvsr_{on}"
   config.model = ConfigDict(
     {
       "name": "basicvsr",
@@ -76,23 +80,24 @@ def get_config(argument: str = "") -> ConfigDict:
   if "cpu" in words:
     _on_a_cpu(config)
   if "from" in pairs:
-    config.init_from, config.init_parts = pairs["from"], ConfigDict({})
+    config.init_from = pairs["from"]
+    common.begin_anew(config)
     config.name += "_from"
   if "smoke" in words:
     config = common.smoke_clips(config)
     config.data.num_frames = 3
-    config.init_parts = ConfigDict({})
+    common.begin_anew(config)
     config.model.update(num_features=8, num_blocks=1)
   return config
 
 
 def _on_a_cpu(config: Any) -> None:
   """What half an hour trains; SPyNet small, and from nothing."""
-  config.name = "basicvsr_cpu"
+  config.name, config.published = "basicvsr_cpu", ""
   config.model.update(
     num_features=24, num_blocks=5, spynet_widths=(16, 32, 16, 8)
   )
-  config.init_parts = ConfigDict({})
+  common.begin_anew(config)
   config.optimizer.freeze = ()
   config.optimizer.multipliers = ()
   config.data.num_frames = 7

@@ -45,6 +45,8 @@ def get_config(argument: str = "") -> ConfigDict:
   config.name = (
     f"basicvsr_plusplus_{'vimeo' if vimeo else 'reds'}{'_bd' if bd else ''}"
   )
+  on = f"vimeo90k_{'bd' if bd else 'bi'}" if vimeo else "reds"
+  config.published = f"basicvsr_plusplus_{on}"
   config.model = ConfigDict(
     {
       "name": "basicvsr_plusplus",
@@ -75,12 +77,13 @@ def get_config(argument: str = "") -> ConfigDict:
   config.eval.benchmarks = "vid4" if vimeo else "reds4"
   config.log_every = 100
   if "from" in pairs:
-    config.init_from, config.init_parts = pairs["from"], ConfigDict({})
+    config.init_from = pairs["from"]
+    common.begin_anew(config)
     config.name += "_from"
   if "smoke" in words:
     config = common.smoke_clips(config)
     config.data.num_frames = 3
     config.data.patch_size = 256
-    config.init_parts = ConfigDict({})
+    common.begin_anew(config)
     config.model.update(num_features=8, num_blocks=1)
   return config

@@ -119,7 +119,7 @@ def base() -> Any:
       "steps": 0,
       # A weight file or the workdir of a run to begin from.
       "init_from": "",
-      # Part of the model -> a weight file of that part alone to begin from.
+      # Part of the model -> a weight file of it to begin from; empty is none.
       "init_parts": ConfigDict({}),
       # Entry of sr_jax/evaluation/published.toml to compare with, if any.
       "published": "",
@@ -234,6 +234,12 @@ def base() -> Any:
       "keep_best": 1,
     }
   )
+
+
+def begin_anew(config: Any) -> None:
+  """No part of the network begins from a file, unless a flag names one."""
+  for part in config.init_parts:
+    config.init_parts[part] = ""
 
 
 def smoke(config: Any) -> Any:

@@ -52,6 +52,9 @@ def get_config(argument: str = "") -> ConfigDict:
   large, tsa = "l" in words, "wotsa" not in words
   config = common.base()
   config.name = f"edvr_{'l' if large else 'm'}{'' if tsa else '_wotsa'}"
+  config.published = (
+    f"edvr_{'l' if large else 'm'}_reds{'' if tsa else '_wotsa'}"
+  )
   config.seed = 10
   config.model = ConfigDict(
     {
@@ -87,7 +90,7 @@ def get_config(argument: str = "") -> ConfigDict:
   config.optimizer = common.adam(b2=0.99)
   config.ema_decay = 0.999
   config.eval.benchmarks = "reds4"
-  config.log_every = 1000
+  config.log_every = 100
   if "from" in pairs:
     config.init_from = pairs["from"]
     config.name += "_from"
@@ -110,6 +113,7 @@ def get_config(argument: str = "") -> ConfigDict:
 def _on_a_cpu(config: Any) -> None:
   """What half an hour trains."""
   config.name = config.name.replace("edvr_m", "edvr_cpu")
+  config.published = ""
   config.optimizer.freeze = ()
   config.model.update(
     num_features=24,
@@ -126,5 +130,4 @@ def _on_a_cpu(config: Any) -> None:
   config.steps = 4000
   config.schedule = common.cosine(4e-4, config.steps, eta_min=1e-6)
   config.ema_decay = 0.99
-  config.log_every = 100
   config.eval_every = 500

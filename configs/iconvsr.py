@@ -14,8 +14,10 @@ Variants, after a colon and separated by commas:
 
 SPyNet learns at an eighth of the rate, and neither it nor the extractor of key
 frames at all for the first 5,000 steps, so both begin from weights of their
-own: BasicSR's `spynet_sintel_final.pth` and, by --config.init_parts.edvr=FILE,
-the extractor that is trained as EDVR-M.
+own: BasicSR's `spynet_sintel_final.pth` and its extractors, of 5 frames
+`edvr_reds_pretrained_new.pth` and of 7 `edvr_vimeo90k_pretrained.pth`, in
+`weights/` beside the sets or by --config.init_parts.edvr=FILE, which may be an
+EDVR of yours.
 
 Command:  python train.py --config=configs/iconvsr.py --data_dir=/my/sets
 Cost:     as BasicVSR, and a third more.
@@ -23,7 +25,7 @@ Source:   BasicSR `train_IconVSR_REDS.yml`, `..._Vimeo90K_{BI,BD}.yml`,
           RECIPES.md card 8.
 """
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 from configs import common
 
@@ -39,6 +41,8 @@ def get_config(argument: str = "") -> ConfigDict:
   vimeo, bd = "vimeo" in words, "bd" in words
   config = common.base()
   config.name = f"iconvsr_{'vimeo' if vimeo else 'reds'}{'_bd' if bd else ''}"
+  on = f"vimeo90k_{'bd' if bd else 'bi'}" if vimeo else "reds"
+  config.published = f"iconvsr_{on}"
   config.model = ConfigDict(
     {
       "name": "iconvsr",
@@ -46,6 +50,8 @@ def get_config(argument: str = "") -> ConfigDict:
       "num_blocks": 30,
       "keyframe_stride": 5,
       "temporal_padding": 3 if vimeo else 2,
+      # Pixels; None holds nothing.
+      "max_offset": config_dict.placeholder(float),
       "remat": True,
       "dtype": "float32",
     }
@@ -64,18 +70,21 @@ def get_config(argument: str = "") -> ConfigDict:
   config.optimizer = common.adam(b2=0.99)
   config.optimizer.multipliers = (("^spynet/", 0.125),)
   config.optimizer.freeze = (("^(spynet|edvr)/", 0, 5000),)
+  # Of 7 frames for Vimeo-90K, of 5 for REDS.
+  edvr = "edvr_vimeo90k_pretrained" if vimeo else "edvr_reds_pretrained_new"
   config.init_parts = ConfigDict(
-    {"spynet": common.SPYNET, "edvr": "weights/edvr_m.pth"}
+    {"spynet": common.SPYNET, "edvr": f"weights/{edvr}.pth"}
   )
   config.ema_decay = 0.999
   config.eval.benchmarks = "vid4" if vimeo else "reds4"
   config.log_every = 100
   if "from" in pairs:
-    config.init_from, config.init_parts = pairs["from"], ConfigDict({})
+    config.init_from = pairs["from"]
+    common.begin_anew(config)
     config.name += "_from"
   if "smoke" in words:
     config = common.smoke_clips(config)
     config.data.num_frames = 5
-    config.init_parts = ConfigDict({})
+    common.begin_anew(config)
     config.model.update(num_features=8, num_blocks=1, keyframe_stride=3)
   return config

@@ -85,13 +85,13 @@ def check_batch(
 
   Args:
     mesh: Of the run.
-    shape: Of all hosts' images together.
+    shape: Of all hosts' images together, or clips.
     scale: By which the network's input is smaller.
     accumulate: Parts into which the step splits the batch.
 
   Raises:
-    ValueError: the batch or the rows do not divide, or a host would have to
-      read what another one reads.
+    ValueError: the batch or the rows do not divide, a host would have to read
+      what another one reads, or rows of clips would be shared out.
   """
   chips = mesh.shape["data"] * mesh.shape["fsdp"]
   if shape[0] % (chips * accumulate):
@@ -111,6 +111,12 @@ def check_batch(
       f"mesh space={mesh.shape['space']} leaves {each} low-resolution rows to "
       f"a device, and it takes {_MIN_ROWS}: XLA gets wide convolutions wrong "
       "on fewer; give larger crops (config.data.patch_size) or a smaller space"
+    )
+  if mesh.shape["space"] > 1 and len(shape) == 5:
+    raise ValueError(
+      f"mesh space={mesh.shape['space']} shares out the rows of images, and "
+      f"{tuple(shape)} are clips, whose flow and coarse levels XLA gets wrong "
+      "in parts; set config.mesh.space to 1"
     )
   rows = mesh.devices.reshape(chips, -1)
   if any(len({d.process_index for d in row}) > 1 for row in rows):

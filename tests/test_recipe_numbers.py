@@ -265,8 +265,8 @@ def test_numbers_of_basicvsr_and_those_after_it():
       [schedule(0), schedule(steps)], [rate, 1e-7], rtol=1e-5
     )
     assert tuple(config.optimizer.multipliers) == (("^spynet/", factor),)
-    ((_, first, free),) = config.optimizer.freeze
-    assert (first, free) == (0, 5000)
+    still = "^(spynet|edvr)/" if name == "iconvsr" else "^spynet/"
+    assert tuple(config.optimizer.freeze) == ((still, 0, 5000),)
     vimeo = _recipe(name, "vimeo,bd")
     assert (vimeo.data.num_frames, vimeo.data.mirror) == (7, True)
     assert (vimeo.degradation, vimeo.data.train) == ("BD", "vimeo90k")
@@ -277,4 +277,21 @@ def test_numbers_of_basicvsr_and_those_after_it():
     30,
   )
   assert _model(_recipe("basicvsr_plusplus", ""), "num_blocks") == (7,)
-  assert _model(_recipe("iconvsr", ""), "keyframe_stride") == (5,)
+  for variant, padding, file in (
+    ("", 2, "edvr_reds_pretrained_new"),
+    ("vimeo", 3, "edvr_vimeo90k_pretrained"),
+  ):
+    config = _recipe("iconvsr", variant)
+    fields = ("keyframe_stride", "temporal_padding")
+    assert _model(config, *fields) == (5, padding)
+    assert config.init_parts.edvr == f"weights/{file}.pth"
+  published = {
+    ("edvr", "l,wotsa"): "edvr_l_reds_wotsa",
+    ("edvr", ""): "edvr_m_reds",
+    ("basicvsr", ""): "basicvsr_reds",
+    ("basicvsr", "cpu"): "",
+    ("iconvsr", "vimeo"): "iconvsr_vimeo90k_bi",
+    ("basicvsr_plusplus", "vimeo,bd"): "basicvsr_plusplus_vimeo90k_bd",
+  }
+  for recipe, key in published.items():
+    assert _recipe(*recipe).published == key

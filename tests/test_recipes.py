@@ -155,6 +155,7 @@ def test_variants_have_workdirs_of_their_own():
     ("edsr", "x3,x4", "one scale at a time"),
     ("edvr", "m,l", "one size at a time"),
     ("edvr", "l,cpu", "one size at a time"),
+    ("basicvsr", "vimeo,cpu", "not 'vimeo,cpu'"),
     ("dcgan", "from=RUN", "no variant 'from=RUN'"),
   ],
 )

@@ -39,3 +39,7 @@ def test_what_a_mesh_cannot_share_out_is_refused():
   sharding.check_batch(two, (1, 32, 32, 3), scale=2)
   with pytest.raises(ValueError, match="leaves 4 low-resolution rows"):
     sharding.check_batch(two, (1, 32, 32, 3), scale=4)
+  with pytest.raises(
+    ValueError, match=r"clips, .* set config\.mesh\.space to 1"
+  ):
+    sharding.check_batch(two, (1, 5, 256, 256, 3), scale=4)

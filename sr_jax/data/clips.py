@@ -115,7 +115,8 @@ def list_clips(folder: epath.Path) -> list[_Clip]:
 
   Raises:
     FileNotFoundError: there is no such folder.
-    ValueError: it holds no frames, or both frames and folders of frames.
+    ValueError: it holds no frames, or both frames and folders of frames, or a
+      folder beside those of frames that holds none.
   """
   if not folder.is_dir():
     raise FileNotFoundError(f"the folder {folder} does not exist")
@@ -136,6 +137,13 @@ def list_clips(folder: epath.Path) -> list[_Clip]:
       f" nor folders of images; its folders are {inside[:9]}. What is expected "
       "is a folder of frames for each clip"
     )
+  given = {name for name, _ in clips}
+  for path in sorted(folder.iterdir()):
+    if path.is_dir() and path.name not in given and path.name[0] != ".":
+      raise ValueError(
+        f"{path} holds no images, and the folders beside it are clips; "
+        "complete it or remove it"
+      )
   return clips
 
 

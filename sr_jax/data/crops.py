@@ -249,7 +249,8 @@ def _too_short(
   what = f" with interval {interval}" if interval > 1 else ""
   return (
     f"clip {name!r} has {len(rows)} frames, and a window of num_frames "
-    f"{num_frames}{what} takes {span}; lower num_frames or remove the clip"
+    f"{num_frames}{what} takes {span}; lower num_frames or "
+    "interval, or remove the clip"
   )
 
 

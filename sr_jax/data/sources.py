@@ -231,11 +231,12 @@ def _find(name: str, root: epath.Path, split: str) -> Source:
         "give the folder of one clip"
       )
     names = ["photos", *benchmarks.NAMED_SETS]
-    near = difflib.get_close_matches(known, names, n=1)
+    of_clips = ["pans", *benchmarks.NAMED_CLIPS]
+    near = difflib.get_close_matches(known, [*names, *of_clips], n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise FileNotFoundError(
       f"{name!r} is neither a folder nor a known set.{hint} "
-      f"Sets: {', '.join(names)}."
+      f"Sets: {', '.join(names)}; of clips: {', '.join(of_clips)}."
     )
   return Source(folder.name, split, _list_images(folder))
 
@@ -333,12 +334,12 @@ def pair(
   by_stem = {path.stem: path for path in lr}
   partners = []
   for path in hr:
-    names = [path.stem, f"{path.stem}x{scale}"]
+    names = [path.stem, *([f"{path.stem}x{scale}"] if scale else [])]
     found = [by_stem.pop(name) for name in names if name in by_stem]
     if not found:
       raise ValueError(
-        f"{path} has no partner in {lr[0].parent}: neither {names[0]!r} nor "
-        f"{names[1]!r} is there"
+        f"{path} has no partner in {lr[0].parent}: "
+        f"{' or '.join(map(repr, names))} is not there"
       )
     partners.append(found[0])
   if by_stem:

@@ -201,8 +201,15 @@ def prepare_clips(
     )
   if not isinstance(scale, int) or scale < 1:
     raise ValueError(f"scale {scale!r} is not a positive int")
+  if ":lr=" in dataset:
+    raise ValueError(
+      f"'{dataset}': pairs are for training; give the folder of the ground "
+      "truth, and how its LR is made by --degradation"
+    )
   name = (degradation or how.degradation).upper()
   made = degradations.find(name)
+  # Of no frame, but of the scale.
+  made.downsample(np.zeros((16 * scale, 16 * scale, 3)), scale=scale)
   metrics = known_metrics(metrics)
   if "niqe" in metrics:
     raise ValueError("niqe is not measured on clips; give psnr or ssim")
@@ -234,9 +241,17 @@ def prepare_clips(
       )
     for scores in beside.values():
       scores.append([])
+    size = None
     for i in chosen:
       try:
-        lr, hr = _degrade(frames[i][1], made, scale)
+        image = frames[i][1]
+        size = image.shape if size is None else size
+        if image.shape != size:
+          raise ValueError(
+            f"it is {image.shape[0]}x{image.shape[1]}, and the frames before "
+            f"it {size[0]}x{size[1]}; those of a clip have one size"
+          )
+        lr, hr = _degrade(image, made, scale)
         enlarged = to_8_bits(imresize(lr, shape=hr.shape[:2]))
         for colour, figures in _measure(protocols, enlarged, hr).items():
           beside[colour][-1].append(
@@ -274,7 +289,8 @@ def evaluate_clips(
       (BasicVSR), of windows (EDVR) or of images, which sees each frame alone.
     variables: Its variables.
     prepared: From `prepare_clips`.
-    on_frame: Called with 1 after each frame that was restored.
+    on_frame: Called with 1 after each frame that was restored, and after a clip
+      with how many of it were not.
 
   Returns:
     The figures on the first colour of the set's protocol; those on a second
@@ -303,12 +319,13 @@ def evaluate_clips(
       for i in range(len(frames))
     ]
     found: dict[str, dict[int, ImageScore]] = {c: {} for c in scores}
+    left = len(frames)
     start = time.perf_counter()
     for i, restored in _restore(
       model, variables, lr, prepared.how, on_memory=memory.include
     ):
       seconds += time.perf_counter() - start
-      count += 1
+      count, left = count + 1, left - 1
       if i in chosen:
         name, image = frames[i]
         hr = crop_to_multiple(image, scale)
@@ -319,6 +336,8 @@ def evaluate_clips(
       if on_frame is not None:
         on_frame(1)
       start = time.perf_counter()
+    if on_frame is not None and left:
+      on_frame(left)
     for colour, of_frames in found.items():
       scores[colour].append(_mean(clip, [of_frames[i] for i in chosen]))
   native, *others = (
@@ -347,7 +366,8 @@ def _restore(
     restore_clip, model, variables, on_memory=on_memory
   )
   if not (how.mirror and kind(model) == "clip"):
-    yield from enumerate(restore(lr))
+    chosen = how.chosen(len(lr))
+    yield from zip(chosen, restore(lr, only=chosen), strict=True)
     return
   length = len(lr)
   twice = list(mirror_extend(np.stack(lr)))

@@ -15,6 +15,8 @@ from sr_jax.weights.native import read_record
 
 INTERPOLATIONS = ("bicubic", "bilinear", "nearest")
 _SCALE = "{scale}"
+# Suffixes of files that hold what network they are of.
+_SAY_THEIR_NETWORK = (".safetensors", ".mat", ".param", ".bin")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,7 +50,8 @@ def load_network(
     spec: A weight file, the workdir of a training run (its best weights, else
       its last), or an interpolation; `{scale}` in a path is filled in.
     scale: The scale that was asked for; None takes the file's own.
-    model: What network a PyTorch checkpoint is of; see `build_network`.
+    model: What network a PyTorch checkpoint is of; see `build_network`. Other
+      files say it themselves.
 
   Returns:
     The network.
@@ -68,7 +71,13 @@ def load_network(
       published=match(spec, {}),
     )
   path = _find(spec.replace(_SCALE, str(scale)))
-  if model:
+  of_torch = path.suffix not in _SAY_THEIR_NETWORK
+  if path.suffix in (".pth", ".pt", ".ckpt") and not model:
+    raise ValueError(
+      f"{path} is a PyTorch checkpoint, which does not say its network; name "
+      "it: --model=basicvsr, --model=edvr:num_features=128"
+    )
+  if model and of_torch:
     module = build_network(model)
     try:
       variables = weights.from_torch(module, weights.read_pth(path))

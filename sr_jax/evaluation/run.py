@@ -295,7 +295,11 @@ def _evaluate(
       images = () if isinstance(benchmark, PreparedClips) else benchmark.images
       count = getattr(benchmark, "num_frames", len(images))
       progress.reset(task, description=title, total=count)
-      result = _measure(job.network, benchmark, keep_outputs, advance)
+      try:
+        result = _measure(job.network, benchmark, keep_outputs, advance)
+      except USER_ERRORS as error:
+        rows.append(dataclasses.replace(row, problem=str(error)))
+        continue
       row = dataclasses.replace(
         row, dataset=benchmark.dataset, images=images, result=result
       )
@@ -328,7 +332,8 @@ def _prepare(
   if kind(network.model) != "image":
     raise ValueError(
       f"'{job.dataset}' holds images, and the network restores clips; give one "
-      f"of {list(CLIP_PROTOCOLS)}, or a folder of folders of frames"
+      f"of {list(CLIP_PROTOCOLS)}, or a folder of folders of frames (if it is "
+      "one clip, the folder that it lies in)"
     )
   if degradation and degradation.upper() != "BI":
     raise ValueError(

@@ -1,6 +1,6 @@
 """The frames of a clip, one after another, by networks of every kind."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -37,6 +37,7 @@ def restore_clip(
   *,
   padding: str = "reflection_circle",
   batch_pixels: int = 2**20,
+  only: Collection[int] | None = None,
   on_memory: Callable[[ClipMemory], None] | None = None,
 ) -> Iterator[Float[np.ndarray, "h w c"]]:
   """Restores a clip, a frame at a time.
@@ -47,6 +48,8 @@ def restore_clip(
     frames: `[h, w, c]` each, all of one size, float in [0, 1].
     padding: Of windows that reach beyond the clip; see `frame_indices`.
     batch_pixels: Output pixels computed together by a network of images.
+    only: Numbers of the frames that are wanted; None is all. A network of clips
+      passes along the others as well.
     on_memory: Called after the last frame with what the clip took, by a
       `RecurrentNetwork`, which alone keeps count.
 
@@ -63,16 +66,26 @@ def restore_clip(
     raise ValueError(
       f"the frames of a clip have one size, and these have {sorted(sizes)}"
     )
-  if isinstance(model, RecurrentNetwork):
-    yield from super_resolve_clip(model, variables, frames, on_memory=on_memory)
-  elif kind(model) == "clip":
-    yield from _run(model, variables, frames)
+  for i, frame in enumerate(frames):
+    if frame.ndim != 3 or not np.issubdtype(frame.dtype, np.floating):
+      raise ValueError(
+        f"frames[{i}] is {frame.dtype} of shape {frame.shape}; the rule is "
+        "[height, width, channels], float in [0, 1]: divide 8 bits by 255"
+      )
+  wanted = [i for i in range(len(frames)) if only is None or i in only]
+  if kind(model) == "clip":
+    restored = (
+      super_resolve_clip(model, variables, frames, on_memory=on_memory)
+      if isinstance(model, RecurrentNetwork)
+      else _run(model, variables, frames)
+    )
+    yield from (frame for i, frame in enumerate(restored) if i in wanted)
   elif kind(model) == "window":
-    count = model.num_frames
-    for i in range(len(frames)):
-      chosen = frame_indices(i, len(frames), count, padding=padding)
+    for i in wanted:
+      chosen = _window(model, i, len(frames), padding)
       yield _run(model, variables, [frames[j] for j in chosen])
   else:
+    frames = [frames[i] for i in wanted]
     scale = getattr(model, "scale", 1)
     (shape,) = sizes or {(1, 1, 1)}
     size = max(1, batch_pixels // (shape[0] * shape[1] * scale**2))
@@ -84,6 +97,17 @@ def restore_clip(
         model, variables, filled, batch_pixels=batch_pixels
       )
       yield from restored[: len(chosen)]
+
+
+def _window(model: Any, index: int, count: int, padding: str) -> list[int]:
+  """Of a clip's frames those that a network of windows sees for one."""
+  center = getattr(model, "center_frame", None)
+  center = model.num_frames // 2 if center is None else center
+  # As many on both sides as on the longer one, of which the window is a part.
+  side = max(center, model.num_frames - 1 - center)
+  around = frame_indices(index, count, 2 * side + 1, padding=padding)
+  chosen = around[side - center :][: model.num_frames]
+  return [int(i) for i in chosen]
 
 
 def _run(

@@ -106,11 +106,12 @@ class DCNv2Pack(nn.Module):
     self, x: Float[Array, "b h w c"], features: Float[Array, "b h w e"]
   ) -> Float[Array, "b h w d"]:
     taps = self.deformable_groups * self.kernel_size**2
+    # In float32: bfloat16 has an eighth of a pixel from 16 pixels on.
     y = Conv(
       3 * taps,
       self.kernel_size,
       kernel_init=nn.initializers.zeros,
-      dtype=self.dtype,
+      dtype=jnp.float32,
       name="conv_offset",
     )(features)
     return ModulatedDeformConv(

@@ -65,7 +65,7 @@ class SecondOrderAlignment(nn.Module, kw_only=True):
         3 * taps if last else self.num_features,
         3,
         kernel_init=nn.initializers.zeros if last else torch_init(),
-        dtype=self.dtype,
+        dtype=jnp.float32 if last else self.dtype,
         name=f"conv_offset{i}",
       )(x)
       x = x if last else leaky(x)

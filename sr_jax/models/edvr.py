@@ -226,6 +226,11 @@ class EDVR(nn.Module, kw_only=True):
 
   def _check(self, center: int) -> None:
     """Refuses arguments that do not fit one another."""
+    if self.num_frames % 2 == 0 and self.center_frame is None:
+      raise ValueError(
+        f"EDVR.num_frames {self.num_frames} is even and has no middle; give an "
+        "odd number, or center_frame"
+      )
     if not 0 <= center < self.num_frames:
       raise ValueError(
         f"EDVR.center_frame {self.center_frame} is not one of its "

@@ -59,13 +59,20 @@ class IconVSR(RecurrentNetwork, kw_only=True):
   max_offset: float | None = None
 
   def setup(self) -> None:
+    if self.temporal_padding < 1 or self.keyframe_stride < 1:
+      raise ValueError(
+        f"IconVSR.temporal_padding {self.temporal_padding} and keyframe_stride "
+        f"{self.keyframe_stride} must be at least 1: key frames see frames "
+        "around them"
+      )
     super().setup()
     width, dtype = self.num_features, self.dtype
     self.edvr = EDVRFeatures(
       num_features=width,
       center_frame=self.temporal_padding,
       max_offset=self.max_offset,
-      remat=self.remat,
+      # `in_chunks` computes all of it anew, and once is enough.
+      remat=False,
       dtype=dtype,
     )
     self.backward_trunk = self.trunk(self.num_blocks)

@@ -103,6 +103,16 @@ def build(config: Config) -> Experiment:
   """
   _check_numbers(config)
   model = models.build(**config.model)
+  if getattr(model, "mirror_extended", False):
+    raise ValueError(
+      "config.model.mirror_extended is True; config.data.mirror alone says "
+      "whether the clips of training are mirrored: set that"
+    )
+  if config.model.name == "spynet":
+    raise ValueError(
+      "config.model.name 'spynet' is a part of networks of clips and is not "
+      "trained alone; name one of them, basicvsr for example"
+    )
   scale, channels = getattr(model, "scale", 1), getattr(model, "in_channels", 3)
   latent_features = getattr(model, "latent_features", 0)
   side = config.data.patch_size
@@ -216,14 +226,23 @@ def _num_frames(config: Config, model: Any) -> int | None:
   if fields.num_frames < 1:
     raise ValueError(
       f"config.data.num_frames {fields.num_frames}: model "
-      f"'{config.model.name}' takes clips; set it to the frames of one"
+      f"'{config.model.name}' takes clips; set it to the frames of a window, "
+      "15 for example"
+    )
+  intervals = fields.interval
+  intervals = (intervals,) if isinstance(intervals, int) else intervals
+  if not intervals or min(intervals) < 1:
+    raise ValueError(
+      f"config.data.interval {fields.interval}: the distance from one frame of "
+      "a window to the next is at least 1"
     )
   num_frames = fields.num_frames * (2 if fields.mirror else 1)
   if model.num_frames not in (None, num_frames):
     raise ValueError(
       f"model '{config.model.name}' takes {model.num_frames} frames, and "
       f"config.data.num_frames {fields.num_frames} with config.data.mirror "
-      f"{fields.mirror} gives {num_frames}"
+      f"{fields.mirror} gives {num_frames}; change them, or "
+      "config.model.num_frames"
     )
   return num_frames
 

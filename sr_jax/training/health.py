@@ -121,7 +121,8 @@ class Health:
         warning="the deformable alignment runs away: the mean offset of a "
         f"layer is {offset:.0f} pixels, more than config.health.max_offset "
         f"{self._max_offset:g}; go on from an earlier checkpoint, or hold the "
-        "offsets by config.model.max_offset"
+        "offsets: config.model.max_offset of EDVR and IconVSR, "
+        "max_residue_magnitude of BasicVSR++"
       )
     self._saturated += 1
     told = (

@@ -94,6 +94,9 @@ class _Run:
     self.health = checks.bind(
       Health, "health", dict(config.health), later=("max_skipped",)
     )(max_skipped=config.max_skipped)
+    # Told before anything is prepared, and before there is a folder; a run that
+    # goes on needs none.
+    self.starts = [] if has_checkpoint(self._saved) else self._read_starts()
     self.evaluator = Evaluator(config, parts)
     self.loader = data.make_loader(
       config.data.train,
@@ -114,8 +117,6 @@ class _Run:
       **self._clip_options(),
     )
     _close_at_end(stack, self.loader)
-    # Told before there is a folder; a run that goes on needs none.
-    self.starts = [] if has_checkpoint(self._saved) else self._read_starts()
     (self.workdir / "weights").mkdir(parents=True, exist_ok=True)
     self.checkpoints = Checkpoints(
       self._saved,
@@ -162,9 +163,9 @@ class _Run:
     """What the run begins from, where it is not noise."""
     config, model = self.config, self.parts.model
     starts = []
-    if config.init_parts:
+    files = {part: file for part, file in config.init_parts.items() if file}
+    if files:
       data_dir = config.data.data_dir or None
-      files = dict(config.init_parts)
       starts.append(read_parts(files, model, data_dir=data_dir))
     if config.init_from:
       freeze = config.optimizer.freeze
@@ -246,7 +247,8 @@ class _Run:
     scale = "" if self.parts.latent_features else f"x{self.parts.scale} "
     self.writers.line(
       f"{scale}{counts}; "
-      f"{config.data.train}, {self.loader.num_images:,} images; "
+      f"{config.data.train}, {self.loader.num_images:,} "
+      f"{'windows of frames' if self.parts.num_frames else 'images'}; "
       f"{self.mesh.size} {jax.default_backend()} device(s) "
       f"{dict(self.mesh.shape)}; {self.workdir}"
     )

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
+from sr_jax import weights
 from sr_jax.data.sources import data_root
 from sr_jax.evaluation.networks import load_network
 from sr_jax.models import describe
@@ -19,6 +20,8 @@ from sr_jax.types import Variables
 from sr_jax.weights import tree
 
 _PARAMS = "params/"
+#: What PyTorch's files are called.
+_TORCH = (".pth", ".pt", ".ckpt")
 #: Paths that a message names.
 _SHOWN = 3
 
@@ -42,7 +45,8 @@ def read_start(
   """Reads the network that a run begins from, before there is a run.
 
   Args:
-    source: A weight file, or the workdir of a run.
+    source: A weight file, or the workdir of a run. Of PyTorch's files, which
+      do not say their network, what fits the new one is taken.
     model: The network of the new run.
     freeze: Of the new run's optimizer.
 
@@ -55,10 +59,10 @@ def read_start(
       there, or what is not would stay frozen.
   """
   try:
-    network = load_network(source)
+    other, variables = _read(source, model)
   except (FileNotFoundError, ValueError) as error:
     raise type(error)(f"config.init_from: {error}") from error
-  given = tree.flatten({"params": network.variables.get("params", {})})
+  given = tree.flatten({"params": variables.get("params", {})})
   wanted = {
     k: v for k, v in tree.shapes(model).items() if k.startswith(_PARAMS)
   }
@@ -72,17 +76,17 @@ def read_start(
     for path in missing
     for pattern, start, _ in freeze
   )
-  (other, fields), (own, ours) = map(describe, (network.model, model))
-  foreign = type(network.model) is not type(model)
+  foreign = type(other) is not type(model)
   if foreign or frozen or 2 * len(missing) > len(wanted):
+    (there, fields), (here, ours) = map(describe, (other, model))
     differ = [
       f"{key} {fields[key]} there and {ours[key]} here"
       for key in ours
-      if other == own and fields[key] != ours[key]
+      if there == here and fields[key] != ours[key]
     ]
     told = [
-      f"config.init_from '{source}' is of another network: {other} there and "
-      f"{own} here{''.join(f', {x}' for x in differ)}"
+      f"config.init_from '{source}' is of another network: {there} there and "
+      f"{here} here{''.join(f', {x}' for x in differ)}"
     ]
     if missing:
       rest = len(missing) - _SHOWN
@@ -92,7 +96,16 @@ def read_start(
         f"{', and would be frozen as they begin' * frozen}"
       )
     raise ValueError("; ".join(told))
-  return Start(variables=network.variables, missing=missing)
+  return Start(variables=variables, missing=missing)
+
+
+def _read(source: str, model: Any, *, part: str = "") -> tuple[Any, Variables]:
+  """The network and variables of a file; PyTorch's are as `model` has them."""
+  if epath.Path(source).suffix in _TORCH:
+    state_dict = weights.read_pth(epath.Path(source).expanduser())
+    return model, weights.matching_from_torch(model, state_dict, part=part)
+  network = load_network(source)
+  return network.model, network.variables
 
 
 def read_parts(
@@ -139,9 +152,15 @@ def read_parts(
         f"--config.init_parts.{name}=FILE, or a whole network to begin from, "
         "--config.init_from=RUN"
       )
-    params = load_network(str(path)).variables["params"]
-    # The extractor of IconVSR's key frames is a part of EDVR there too.
-    params = params.get("features", params)
+    try:
+      _, variables = _read(str(path), model, part=name)
+    except ValueError as error:
+      raise ValueError(f"config.init_parts.{name}: {error}") from error
+    params = variables.get("params", {})
+    # Of PyTorch's file it is a part already, of ours the extractor of IconVSR's
+    # key frames is a part of EDVR, and a whole network has it too.
+    for inside in (name, "features"):
+      params = params.get(inside, params)
     given = {key: leaf.shape for key, leaf in _by_path(params)}
     missing = [key for key in wanted if given.get(key) != wanted[key]]
     if missing:

@@ -5,7 +5,7 @@ from sr_jax.weights.mat import load_mat
 from sr_jax.weights.native import load, save
 from sr_jax.weights.ncnn import load_ncnn, read_ncnn
 from sr_jax.weights.pth import read_pth
-from sr_jax.weights.torch import from_torch, to_torch
+from sr_jax.weights.torch import from_torch, matching_from_torch, to_torch
 from sr_jax.weights.vgg import load_vgg19
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
   "load_mat",
   "load_ncnn",
   "load_vgg19",
+  "matching_from_torch",
   "read_ncnn",
   "read_pth",
   "save",

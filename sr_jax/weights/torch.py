@@ -83,11 +83,7 @@ def from_torch(model: Any, state_dict: Mapping[str, Any]) -> dict[str, Any]:
 
   Source: layouts of `torch.nn.Conv2d`, `ConvTranspose2d`, `PReLU`.
   """
-  if not isinstance(state_dict, Mapping):
-    raise ValueError(
-      f"state_dict is a {type(state_dict).__name__}; the rule is a mapping of "
-      "name to array, as torch.load or sr_jax.weights.read_pth gives it"
-    )
+  _check_mapping(state_dict)
   table, shapes = entries(model), tree.shapes(model)
   arrays = {
     key: np.asarray(value)
@@ -110,6 +106,68 @@ def from_torch(model: Any, state_dict: Mapping[str, Any]) -> dict[str, Any]:
     what=f"state_dict does not fit {describe(model)}",
     fix="Check the model's arguments and the names the checkpoint uses",
   )
+  return _linen(table, arrays, shapes)
+
+
+def matching_from_torch(
+  model: Any, state_dict: Mapping[str, Any], *, part: str = ""
+) -> dict[str, Any]:
+  """What of a state dict fits a network; the rest of both is left.
+
+  Args:
+    model: The network.
+    state_dict: As for `from_torch`.
+    part: First of the parameters' paths: only this part of the network is
+      wanted, and the state dict may be of it alone: BasicSR's SpyNet for the
+      "spynet" of a BasicVSR.
+
+  Returns:
+    As `from_torch`, without what is not there.
+
+  Raises:
+    ValueError: as `from_torch`, but for names and shapes.
+  """
+  _check_mapping(state_dict)
+  shapes = tree.shapes(model)
+  table = [
+    e
+    for e in entries(model)
+    if e.kind != "constant" and part in ("", e.path.split("/")[1])
+  ]
+  given = _unwrap(state_dict)
+  if part and table:
+    # What the network calls the part, before the names that it has alone.
+    name = table[0].key.partition(".")[0] + "."
+    given = {
+      key if key.startswith(name) else name + key: value
+      for key, value in given.items()
+    }
+  renamed = rename(model, given)
+  arrays = {key: np.asarray(value) for key, value in renamed.items()}
+  fits = {
+    e.key
+    for e in table
+    if e.key in arrays and arrays[e.key].shape == _torch_shape(e, shapes)
+  }
+  # Of a stack of blocks all or none.
+  lacking = {e.path for e in table if e.key not in fits}
+  return _linen([e for e in table if e.path not in lacking], arrays, shapes)
+
+
+def _check_mapping(state_dict: Any) -> None:
+  if not isinstance(state_dict, Mapping):
+    raise ValueError(
+      f"state_dict is a {type(state_dict).__name__}; the rule is a mapping of "
+      "name to array, as torch.load or sr_jax.weights.read_pth gives it"
+    )
+
+
+def _linen(
+  table: list[Entry],
+  arrays: Mapping[str, _Array],
+  shapes: Mapping[str, tuple[int, ...]],
+) -> dict[str, Any]:
+  """The arrays as they lie here."""
   flat: dict[str, Any] = {}
   for e in table:
     value = arrays[e.key]

@@ -14,6 +14,7 @@ class _Window(nn.Module):
   """Says which frames it was shown: a digit each."""
 
   num_frames: int
+  center_frame: int | None = None
   scale: int = 1
 
   def __call__(self, lr):
@@ -64,6 +65,21 @@ def test_a_network_of_windows_sees_the_neighbours():
   assert [int(frame[0, 0, 0]) for frame in replicated] == [1, 11]
 
 
+def test_the_restored_frame_stands_where_the_network_has_it():
+  first = restore_clip(_Window(num_frames=3, center_frame=0), {}, _clip(5))
+  # Beyond the end what lies before the window of as many on both sides.
+  assert [int(frame[0, 0, 0]) for frame in first] == [12, 123, 234, 321, 432]
+  last = restore_clip(_Window(num_frames=2, center_frame=1), {}, _clip(3))
+  assert [int(frame[0, 0, 0]) for frame in last] == [20, 1, 12]
+
+
+@pytest.mark.parametrize("model", [_Window(num_frames=3), Interpolate()])
+def test_frames_that_are_not_wanted_are_not_restored(model):
+  some = list(restore_clip(model, {}, _clip(5), only=(1, 4)))
+  every = list(restore_clip(model, {}, _clip(5)))
+  np.testing.assert_array_equal(some, [every[1], every[4]])
+
+
 def test_a_network_of_clips_sees_all_frames():
   rng = np.random.default_rng(0)
   clip = jnp.asarray(rng.random((1, 3, 20, 18, 3), np.float32))
@@ -79,3 +95,7 @@ def test_no_frames_and_other_sizes():
   assert list(restore_clip(Interpolate(), {}, [])) == []
   with pytest.raises(ValueError, match="the frames of a clip have one size"):
     list(restore_clip(Interpolate(), {}, [*_clip(1), np.zeros((3, 3, 3))]))
+  levels = [np.zeros((8, 8, 3), np.uint8)]
+  for model in (_Window(num_frames=1), Interpolate(), _RECURRENT):
+    with pytest.raises(ValueError, match=r"frames\[0\] is uint8 .* by 255"):
+      list(restore_clip(model, {}, levels))

@@ -323,6 +323,7 @@ def test_bfloat16_computes_low_and_answers_in_float32():
     ({}, (1, 5, 8, 8, 1), "in_channels=3"),
     ({"center_frame": 5}, (1, 5, 8, 8, 3), "5 is not one of its 5 frames"),
     ({"center_frame": -1}, (1, 5, 8, 8, 3), "-1 is not one of"),
+    ({"num_frames": 4}, (1, 4, 8, 8, 3), "4 is even and has no middle"),
     ({"out_channels": 1}, (1, 5, 8, 8, 3), "must be equal"),
     ({"hr_in": True}, (1, 5, 8, 8, 3), "hr_in needs predeblur=True"),
     ({"max_offset": 0.0}, (1, 5, 8, 8, 3), "max_offset 0.0 is not positive"),

@@ -57,7 +57,8 @@ def reduced(recipe, num_frames, **model):
     config.model.update(remat=True, dtype="bfloat16", **model)
   config.data.num_frames = num_frames
   found = compile_for(config, "v5e:2x2", batch_per_chip=2)
-  return {"collectives": found.collectives, "lines": len(found.hlo.splitlines())}
+  lines = len(found.hlo.splitlines())
+  return {"collectives": found.collectives, "lines": lines}
 
 told = [reduced(basicvsr, t, spynet_widths=(4, 4, 4, 4)) for t in (3, 8)]
 print(json.dumps([*told, reduced(edvr, 5)]))

@@ -8,7 +8,9 @@ import pytest
 from sr_jax import degradations, models, training, weights
 from sr_jax.training import experiment, make_prepare
 from sr_jax.training.health import Health
+from sr_jax.training.warm_start import read_parts, read_start
 from tests.training import runs
+from tests.weights import pth_bytes
 
 _MODEL = {
   "name": "basicvsr",
@@ -89,6 +91,74 @@ def test_a_part_begins_from_its_own_file(clip_config, tmp_path):
   )
 
 
+def _mmagic(key):
+  parts = key.split(".")
+  if parts[0] != "basic_module":
+    return key
+  parts[3] = str(int(parts[3]) // 2)
+  return ".".join([*parts[:4], "conv", parts[4]])
+
+
+@pytest.mark.parametrize(
+  "wrapped",
+  [
+    lambda names: {"params": names},
+    lambda names: {_mmagic(key): value for key, value in names.items()},
+    lambda names: {f"spynet.{key}": value for key, value in names.items()},
+  ],
+  ids=["basicsr", "mmagic", "of a whole network"],
+)
+def test_a_part_begins_from_pytorch_s_file(clip_config, tmp_path, wrapped):
+  spynet = models.build("spynet", widths=_MODEL["spynet_widths"])
+  image = jnp.zeros((1, 32, 32, 3))
+  variables = spynet.init(jax.random.key(3), image, image)
+  file = tmp_path / "spynet.pth"
+  file.write_bytes(pth_bytes.save(wrapped(weights.to_torch(spynet, variables))))
+  model = models.build(**clip_config.model)
+  start = read_parts({"spynet": str(file)}, model)
+  runs.assert_equal(
+    start.variables["params"],
+    {"spynet": jax.tree.map(np.asarray, variables["params"])},
+  )
+
+
+def test_the_extractor_of_key_frames_is_in_an_edvr_of_pytorch_s(tmp_path):
+  arguments = {"num_features": 8, "num_reconstruct_blocks": 1}
+  edvr = models.build("edvr", **arguments)
+  (clip,) = models.example_inputs(edvr)
+  shapes = jax.eval_shape(edvr.init, jax.random.key(0), clip)
+  rng = np.random.default_rng(0)
+  variables = jax.tree.map(lambda x: rng.random(x.shape, np.float32), shapes)
+  file = tmp_path / "edvr.pth"
+  file.write_bytes(pth_bytes.save(weights.to_torch(edvr, variables)))
+  model = models.build("iconvsr", num_features=8, num_blocks=1)
+  start = read_parts({"edvr": str(file)}, model)
+  runs.assert_equal(
+    start.variables["params"], {"edvr": variables["params"]["features"]}
+  )
+  # Of 7 frames it is another.
+  wide = model.clone(temporal_padding=3)
+  with pytest.raises(ValueError, match=r"init_parts\.edvr .* another network"):
+    read_parts({"edvr": str(file)}, wide)
+
+
+def test_a_run_begins_from_pytorch_s_file(tmp_path):
+  """With TSA from without: what is not there begins anew, and is told."""
+  arguments = {"num_features": 8, "num_reconstruct_blocks": 1}
+  first = models.build("edvr", tsa=False, **arguments)
+  (clip,) = models.example_inputs(first)
+  shapes = jax.eval_shape(first.init, jax.random.key(0), clip)
+  variables = jax.tree.map(lambda x: np.ones(x.shape, np.float32), shapes)
+  file = tmp_path / "wotsa.pth"
+  file.write_bytes(pth_bytes.save(weights.to_torch(first, variables)))
+  start = read_start(str(file), models.build("edvr", **arguments))
+  assert start.missing
+  assert all("features/fusion/" in path for path in start.missing)
+  file.write_bytes(b"no checkpoint")
+  with pytest.raises(ValueError, match=r"config\.init_from"):
+    read_start(str(file), first)
+
+
 @pytest.mark.parametrize(
   ("parts", "error", "message"),
   [
@@ -117,7 +187,7 @@ def test_a_part_of_another_network_is_refused(clip_config, tmp_path):
 @pytest.mark.parametrize(
   ("field", "value", "message"),
   [
-    ("data.num_frames", 0, "takes clips; set it to the frames of one"),
+    ("data.num_frames", 0, "takes clips; set it to the frames of a window"),
     ("degradation", "BX", "config.degradation: degradation 'BX' is not one"),
     ("perceptual.weight", 1.0, "look at images, not at clips"),
   ],
@@ -125,6 +195,20 @@ def test_a_part_of_another_network_is_refused(clip_config, tmp_path):
 def test_clips_that_cannot_be_trained_on(clip_config, field, value, message):
   clip_config.update_from_flattened_dict({field: value})
   with pytest.raises(ValueError, match=message):
+    experiment.build(clip_config)
+
+
+def test_the_flow_network_is_not_trained_alone(clip_config):
+  with clip_config.unlocked():
+    clip_config.model = {"name": "spynet"}
+  with pytest.raises(ValueError, match="is a part of networks of clips"):
+    experiment.build(clip_config)
+
+
+def test_the_data_alone_say_what_is_mirrored(clip_config):
+  with clip_config.unlocked():
+    clip_config.model.mirror_extended = True
+  with pytest.raises(ValueError, match=r"config\.data\.mirror alone says"):
     experiment.build(clip_config)
 
 
