@@ -25,12 +25,12 @@ from sr_jax.types import Config
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-  """A generation of TPU.
+  """A generation of TPU; figures of one device.
 
   Attributes:
-    memory: Bytes of a chip.
-    flops: Of a chip a second, in bfloat16, at its best.
-    per_host: Chips that a host of a slice feeds.
+    memory: Bytes.
+    flops: A second, in bfloat16, at its best.
+    per_host: How many a host of a slice feeds.
 
   Source: cloud.google.com/tpu/docs, "TPU versions".
   """
@@ -42,7 +42,8 @@ class Chip:
 
 #: By the generation that a topology names.
 CHIPS = {
-  "v4": Chip(32e9, 275e12),
+  # Its chips are two devices here, a core each.
+  "v4": Chip(16e9, 137.5e12, per_host=8),
   "v5e": Chip(16e9, 197e12),
   "v5p": Chip(95e9, 459e12),
   "v6e": Chip(32e9, 918e12),
@@ -211,7 +212,7 @@ def largest_batch(
   """
   peaks: dict[int, int] = {}
   low, high = 0, 0
-  size = max(1, config.data.batch_size // len(_devices(topology)))
+  size = max(1, config.data.batch_size // count_chips(topology))
   while not high or high - low > max(1, low // 16):
     try:
       found = compile_for(config, topology, batch_per_chip=size)
@@ -223,6 +224,16 @@ def largest_batch(
       low, high = (size, high) if found.fits else (low, size)
     size = _next_size(peaks, low, high, memory=_chip(topology).memory)
   return low
+
+
+def count_chips(topology: str) -> int:
+  """How many devices a topology has.
+
+  Raises:
+    ValueError: there is no such topology, or libtpu is not installed.
+  """
+  _chip(topology)
+  return len(_devices(topology))
 
 
 def _next_size(
