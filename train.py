@@ -21,6 +21,9 @@ flags.DEFINE_string("data_dir", None, "Folder of the sets; else SR_JAX_DATA.")
 flags.DEFINE_string(
   "aot", None, "Compile for this TPU topology, v5e:2x2, instead of training."
 )
+flags.DEFINE_bool(
+  "aot_search", False, "And find the largest batch a chip that fits."
+)
 
 
 def main(_: list[str]) -> None:
@@ -30,6 +33,7 @@ def main(_: list[str]) -> None:
     workdir=FLAGS.workdir,
     data_dir=FLAGS.data_dir,
     aot=FLAGS.aot,
+    aot_search=FLAGS.aot_search,
   )
 
 

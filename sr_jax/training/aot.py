@@ -5,11 +5,10 @@ What is lowered is the very function that the loop runs, with the shapes,
 shardings and donation that it runs it with.
 """
 
-import collections
 import dataclasses
 import os
-import re
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -19,19 +18,36 @@ from jax.experimental import topologies
 from sr_jax import sharding
 from sr_jax.training import experiment
 from sr_jax.training.checkpoints import abstract
+from sr_jax.training.hlo import Cost, cost
 from sr_jax.training.steps import compile_step
 from sr_jax.types import Config
 
-#: Memory of a chip, in bytes, by the generation that a topology names.
-HBM = {"v4": 32e9, "v5e": 16e9, "v5p": 95e9, "v6e": 32e9}
 
-_COLLECTIVES = (
-  "all-gather",
-  "all-reduce",
-  "all-to-all",
-  "collective-permute",
-  "reduce-scatter",
-)
+@dataclasses.dataclass(frozen=True)
+class Chip:
+  """A generation of TPU; figures of one device.
+
+  Attributes:
+    memory: Bytes.
+    flops: A second, in bfloat16, at its best.
+    per_host: How many a host of a slice feeds.
+
+  Source: cloud.google.com/tpu/docs, "TPU versions".
+  """
+
+  memory: float
+  flops: float
+  per_host: int = 4
+
+
+#: By the generation that a topology names.
+CHIPS = {
+  # Its chips are two devices here, a core each.
+  "v4": Chip(16e9, 137.5e12, per_host=8),
+  "v5e": Chip(16e9, 197e12),
+  "v5p": Chip(95e9, 459e12),
+  "v6e": Chip(32e9, 918e12),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,8 +61,7 @@ class Compiled:
     seconds: Spent compiling.
     arguments: Bytes a chip holds all the time: state, batch, frozen networks.
     temporaries: Bytes a chip needs besides while it computes.
-    collectives: Kind of exchange between chips -> how often it stands in the
-      program (once for a loop).
+    cost: What a chip multiplies and exchanges in a step.
     hlo: The program after the compiler's passes, as text.
   """
 
@@ -56,26 +71,52 @@ class Compiled:
   seconds: float
   arguments: int
   temporaries: int
-  collectives: dict[str, int]
+  cost: Cost
   hlo: str = dataclasses.field(repr=False)
 
   @property
+  def chip(self) -> Chip:
+    """What the topology is made of."""
+    return _chip(self.topology)
+
+  @property
+  def peak(self) -> int:
+    """Bytes a chip has to have."""
+    return self.arguments + self.temporaries
+
+  @property
   def fits(self) -> bool:
-    """Whether arguments and temporaries go into a chip's memory."""
-    memory = HBM[self.topology.partition(":")[0]]
-    return self.arguments + self.temporaries <= memory
+    """Whether that goes into its memory."""
+    return self.peak <= self.chip.memory
 
   def __str__(self) -> str:
-    told = ", ".join(f"{n} {kind}" for kind, n in self.collectives.items())
-    memory = HBM[self.topology.partition(":")[0]]
+    told = ", ".join(
+      f"{found.count} {kind} of {_of_bytes(found.bytes)}"
+      for kind, found in self.cost.collectives.items()
+    )
+    over = self.peak - self.chip.memory
     return (
       f"{self.topology}, {self.chips} chips, batch {self.batch_size} "
       f"({self.batch_size / self.chips:g} a chip): compiled in "
       f"{self.seconds:.0f} s; a chip holds {self.arguments / 1e9:.2f} GB and "
-      f"needs {self.temporaries / 1e9:.2f} GB of temporaries of its "
-      f"{memory / 1e9:.0f} GB: it {'fits' if self.fits else 'does not fit'}; "
-      f"exchanges: {told or 'none'}"
+      f"needs {self.temporaries / 1e9:.2f} GB of temporaries, together "
+      f"{self.peak / 1e9:.2f} of its {self.chip.memory / 1e9:.0f} GB: "
+      f"{'it fits' if self.fits else f'too much by {over / 1e9:.2f} GB'}; "
+      f"{self.cost.flops / 1e12:.3g} TFLOP a step and chip; exchanges: "
+      f"{told or 'none'}"
     )
+
+
+def _of_bytes(count: int) -> str:
+  """In the unit that suits."""
+  for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+    if count >= size:
+      return f"{count / size:.3g} {unit}"
+  return f"{count} bytes"
+
+
+class DoesNotFitError(ValueError):
+  """The compiler itself finds no room for a step."""
 
 
 def compile_for(
@@ -95,12 +136,7 @@ def compile_for(
     ValueError: no such topology, libtpu is not installed, the config or its
       batch are of no use on that many chips, or the step does not fit.
   """
-  generation = topology.partition(":")[0]
-  if generation not in HBM or ":" not in topology:
-    raise ValueError(
-      f"--aot '{topology}' is not one of {sorted(HBM)} with a shape, such as "
-      "v5e:2x2"
-    )
+  _chip(topology)
   devices = _devices(topology)
   config = config.copy_and_resolve_references()
   if batch_per_chip is not None:
@@ -135,14 +171,13 @@ def compile_for(
   except jax.errors.JaxRuntimeError as error:
     if "RESOURCE_EXHAUSTED" not in str(error):
       raise
-    raise ValueError(
+    raise DoesNotFitError(
       f"{config.name} with a batch of {config.data.batch_size} does not fit "
       f"{topology}: {' '.join(str(error).split())[:300]}"
     ) from error
   seconds = time.perf_counter() - start
   memory: Any = compiled.memory_analysis()
   hlo = compiled.as_text() or ""
-  found = re.findall(rf"= .*? ({'|'.join(_COLLECTIVES)})(?:-start)?\(", hlo)
   return Compiled(
     topology=topology,
     chips=len(devices),
@@ -150,9 +185,79 @@ def compile_for(
     seconds=seconds,
     arguments=memory.argument_size_in_bytes,
     temporaries=memory.temp_size_in_bytes,
-    collectives=dict(collections.Counter(found)),
+    cost=cost(hlo),
     hlo=hlo,
   )
+
+
+def largest_batch(
+  config: Config, topology: str, *, on_compiled: Callable[[Compiled], None]
+) -> int:
+  """The largest batch a chip that fits.
+
+  Memory grows by nearly the same with each entry of a batch, so that from two
+  sizes the largest is foreseen; it is compiled, and its neighbours, until one
+  fits and the next does not, or one a sixteenth larger.
+
+  Args:
+    config: A recipe.
+    topology: As for `compile_for`.
+    on_compiled: Called after each.
+
+  Returns:
+    Entries of a batch a chip; 0 where not one fits.
+
+  Raises:
+    ValueError: see `compile_for`.
+  """
+  peaks: dict[int, int] = {}
+  low, high = 0, 0
+  size = max(1, config.data.batch_size // count_chips(topology))
+  while not high or high - low > max(1, low // 16):
+    try:
+      found = compile_for(config, topology, batch_per_chip=size)
+    except DoesNotFitError:
+      high = size
+    else:
+      on_compiled(found)
+      peaks[size] = found.peak
+      low, high = (size, high) if found.fits else (low, size)
+    size = _next_size(peaks, low, high, memory=_chip(topology).memory)
+  return low
+
+
+def count_chips(topology: str) -> int:
+  """How many devices a topology has.
+
+  Raises:
+    ValueError: there is no such topology, or libtpu is not installed.
+  """
+  _chip(topology)
+  return len(_devices(topology))
+
+
+def _next_size(
+  peaks: dict[int, int], low: int, high: int, *, memory: float
+) -> int:
+  """What to try where `low` fits and `high` does not; 0 is not known yet."""
+  if len(peaks) < 2:
+    return (low + high) // 2 if high else 2 * low
+  a, b = min(peaks), max(peaks)
+  slope = max((peaks[b] - peaks[a]) / (b - a), 1.0)
+  foreseen = int(b + (memory - peaks[b]) / slope)
+  # What is foreseen and fits is the largest if one that is larger does not.
+  size = max(foreseen, low + max(1, low // 16))
+  return min(size, high - 1) if high else size
+
+
+def _chip(topology: str) -> Chip:
+  generation, colon, _ = topology.partition(":")
+  if generation not in CHIPS or not colon:
+    raise ValueError(
+      f"--aot '{topology}' is not one of {sorted(CHIPS)} with a shape, such as "
+      "v5e:2x2"
+    )
+  return CHIPS[generation]
 
 
 def _devices(topology: str) -> list[Any]:

@@ -7,7 +7,7 @@ from typing import NoReturn
 from absl import flags
 from etils import epath
 
-from sr_jax.training.aot import compile_for
+from sr_jax.training.aot import compile_for, largest_batch
 from sr_jax.training.checkpoints import CheckpointError
 from sr_jax.training.health import UnhealthyError
 from sr_jax.training.loop import train
@@ -81,12 +81,22 @@ def parse_flags(argv: list[str]) -> list[str]:
   return rest
 
 
+def _compile(config: Config, topology: str, *, search: bool) -> None:
+  tell = lambda found: print(f"{config.name} for {found}", flush=True)
+  if not search:
+    tell(compile_for(config, topology))
+    return
+  largest = largest_batch(config, topology, on_compiled=tell)
+  print(f"{config.name}: the largest batch a chip that fits is {largest}")
+
+
 def main(
   config: Config,
   *,
   workdir: str | None,
   data_dir: str | None,
   aot: str | None = None,
+  aot_search: bool = False,
 ) -> None:
   """Trains what the flags say, or only compiles it.
 
@@ -95,6 +105,7 @@ def main(
     workdir: Of the run; `runs/<config.name>` where None.
     data_dir: Folder of the named sets, over the recipe's.
     aot: Topology to compile the step for, instead of training.
+    aot_search: Look for the largest batch there, too.
 
   Raises:
     SystemExit: after one line, for what a user can mend.
@@ -102,8 +113,10 @@ def main(
   if data_dir:
     config.data.data_dir = data_dir
   try:
+    if aot_search and not aot:
+      raise ValueError("--aot_search needs a topology: --aot=v5e:2x2")
     if aot:
-      print(f"{config.name} for {compile_for(config, aot)}")
+      _compile(config, aot, search=aot_search)
       return
     train(config, epath.Path(workdir or f"runs/{config.name}"))
   except _USER_ERRORS as error:

@@ -12,8 +12,10 @@ import subprocess
 import sys
 
 import pytest
+from ml_collections import ConfigDict
 
 from sr_jax.training import aot
+from sr_jax.training.hlo import Cost, Exchange
 
 _ROOT = pathlib.Path(__file__).parents[2]
 
@@ -41,7 +43,8 @@ for topology in ["v5e:2x2", "v5e:3x5x7"]:
     continue
   told.append({"text": str(found), "fits": found.fits, "chips": found.chips,
     "batch_size": found.batch_size, "arguments": found.arguments,
-    "temporaries": found.temporaries, "collectives": found.collectives,
+    "temporaries": found.temporaries, "flops": found.cost.flops,
+    "collectives": sorted(found.cost.collectives),
     "hlo": found.hlo})
 assert config.data.batch_size == 16  # its own config is left as it was
 print(json.dumps(told))
@@ -57,8 +60,11 @@ def reduced(recipe, num_frames, **model):
     config.model.update(remat=True, dtype="bfloat16", **model)
   config.data.num_frames = num_frames
   found = compile_for(config, "v5e:2x2", batch_per_chip=2)
-  lines = len(found.hlo.splitlines())
-  return {"collectives": found.collectives, "lines": lines}
+  return {
+    "collectives": sorted(found.cost.collectives),
+    "flops": found.cost.flops,
+    "lines": len(found.hlo.splitlines()),
+  }
 
 told = [reduced(basicvsr, t, spynet_widths=(4, 4, 4, 4)) for t in (3, 8)]
 print(json.dumps([*told, reduced(edvr, 5)]))
@@ -91,9 +97,10 @@ def test_esrgan_compiles_for_four_chips():
   plain, refused = _told_by(_COMPILE)
 
   assert plain["fits"]
+  assert plain["flops"] > 0
   assert (plain["chips"], plain["batch_size"]) == (4, 8)
   # Data parallel: gradients and means are summed, no parameter moves.
-  assert set(plain["collectives"]) == {"all-reduce"}
+  assert plain["collectives"] == ["all-reduce"]
   assert "v5e:2x2, 4 chips, batch 8 (2 a chip)" in plain["text"]
   assert "it fits" in plain["text"]
   # All three networks compute in bfloat16; the degradation's two products,
@@ -123,8 +130,10 @@ def test_networks_of_clips_compile_for_four_chips():
   """
   short, long, edvr = _told_by(_COMPILE_CLIPS)
   assert short["lines"] == pytest.approx(long["lines"], rel=0.2)
+  # A loop's work is that of all its turns; the first frame has no flow.
+  assert 2.4 < long["flops"] / short["flops"] < 3.5
   for found in (short, long, edvr):
-    assert set(found["collectives"]) == {"all-reduce"}
+    assert found["collectives"] == ["all-reduce"]
 
 
 @pytest.mark.parametrize("topology", ["v9:2x2", "v5e", "", "2x2"])
@@ -141,12 +150,50 @@ def test_what_does_not_fit_is_told():
     seconds=61.4,
     arguments=9_000_000_000,
     temporaries=7_500_000_000,
-    collectives={"all-reduce": 3},
+    cost=Cost(2.5e12, {"all-reduce": Exchange(3, 4_200_000)}, 0),
     hlo="",
   )
-  assert not found.fits  # 16.5 GB
+  assert not found.fits
   assert str(found) == (
     "v5e:4x4, 16 chips, batch 24 (1.5 a chip): compiled in 61 s; a chip holds "
-    "9.00 GB and needs 7.50 GB of temporaries of its 16 GB: it does not fit; "
-    "exchanges: 3 all-reduce"
+    "9.00 GB and needs 7.50 GB of temporaries, together 16.50 of its 16 GB: "
+    "too much by 0.50 GB; 2.5 TFLOP a step and chip; exchanges: 3 all-reduce "
+    "of 4.2 MB"
   )
+
+
+@pytest.mark.parametrize(
+  ("peak", "largest", "most"),
+  [
+    (lambda n: 1e9 + 0.37e9 * n, 40, 4),  # as foreseen, from two
+    (lambda n: 1e9 + 0.37e9 * n + 0.01e9 * n * n, 24, 7),
+    (lambda n: 17e9 + n, 0, 5),
+  ],
+)
+def test_the_largest_batch_is_found(peak, largest, most, monkeypatch):
+  tried = []
+
+  def compile_for(config, topology, *, batch_per_chip):
+    tried.append(batch_per_chip)
+    if peak(batch_per_chip) > 40e9:
+      raise aot.DoesNotFitError("no room")
+    return aot.Compiled(
+      topology=topology,
+      chips=4,
+      batch_size=4 * batch_per_chip,
+      seconds=1.0,
+      arguments=0,
+      temporaries=int(peak(batch_per_chip)),
+      cost=Cost(0.0, {}, 0),
+      hlo="",
+    )
+
+  monkeypatch.setattr(aot, "compile_for", compile_for)
+  monkeypatch.setattr(aot, "_devices", lambda topology: [None] * 4)
+  told = []
+  config = ConfigDict({"data": {"batch_size": 32}})
+  found = aot.largest_batch(config, "v5e:2x2", on_compiled=told.append)
+  assert largest - max(1, largest // 16) <= found <= largest
+  assert len(tried) <= most
+  assert len(set(tried)) == len(tried)
+  assert told

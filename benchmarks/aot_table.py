@@ -1,0 +1,176 @@
+"""Every recipe compiled for TPUs, and what it takes to feed them.
+
+`python benchmarks/aot_table.py [--only esrgan] [--topologies v5e:2x2,...]`
+compiles what docs/aot.json does not have yet, a minute or three each, adds each
+to it as it is done, and writes docs/aot.md from it. `--render` writes alone.
+The published batch of a recipe where its topology has as many chips or fewer,
+else one entry a chip; bfloat16.
+"""
+
+import argparse
+import importlib
+import json
+import math
+import os
+import pathlib
+import sys
+import time
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+_ROOT = pathlib.Path(__file__).parents[1]
+sys.path.insert(0, str(_ROOT))
+
+from sr_jax.training import aot  # noqa: E402
+
+#: A recipe and its variant, by the name of its row.
+RECIPES = {
+  "SRCNN": ("srcnn", ""),
+  "FSRCNN": ("fsrcnn", ""),
+  "SRResNet": ("srresnet", ""),
+  "MSRResNet": ("msrresnet", ""),
+  "EDSR-L": ("edsr", ""),
+  "SRGAN": ("srgan", ""),
+  "ESRGAN, stage 1": ("esrgan", "psnr"),
+  "ESRGAN": ("esrgan", ""),
+  "DCGAN": ("dcgan", ""),
+  "EDVR-M": ("edvr", ""),
+  "EDVR-L": ("edvr", "l"),
+  "BasicVSR": ("basicvsr", ""),
+  "IconVSR": ("iconvsr", ""),
+  "BasicVSR++": ("basicvsr_plusplus", ""),
+}
+TOPOLOGIES = ("v4:2x2x1", "v5e:2x2", "v5e:16x16", "v5p:4x4x4", "v6e:16x16")
+
+#: Share of a chip's best that a step is taken to reach.
+_USE = 0.4
+#: Seconds of a core to read a pixel of a record: 1.02 ms for 480x480, which
+#: docs/data.md has measured; of clips whole frames are read.
+_PER_PIXEL = 1.02e-3 / 480**2
+_FRAME = {"reds": 1280 * 720, "vimeo90k": 448 * 256}
+
+_HEAD = """# Compiled for TPUs that are not there
+
+Made by `python benchmarks/aot_table.py`; see [tpu.md](tpu.md). bfloat16, the
+published global batch, or one entry a chip where there are more chips. Memory
+in GB of one chip (of a v4 chip one of its two cores); exchanges of a chip in a
+step, loops counted in full.
+
+| recipe | topology | batch a chip | held | temporaries | fits | TFLOP a step \
+| exchanges | compiled in |
+|---|---|---|---|---|---|---|---|---|
+"""
+_FEEDING = f"""
+## Feeding them
+
+What a host has to deliver where a step reaches {_USE:.0%} of a chip's best in
+bfloat16: crops a second = chips of a host x batch a chip x {_USE} x FLOP/s of
+the chip / FLOP of the step. The cores that takes: 1.02 ms to read a record of
+480x480 ([data.md](data.md#speed)), in proportion to what is read, of clips all
+frames of a window, whole. `crops_per_image=4` divides them by nearly four.
+
+| recipe | topology | crops a second and host | cores a host |
+|---|---|---|---|
+"""
+
+_TABLE, _PAGE = _ROOT / "docs" / "aot.json", _ROOT / "docs" / "aot.md"
+
+
+def _recipe(name: str):
+  module, variant = RECIPES[name]
+  config = importlib.import_module(f"configs.{module}").get_config(variant)
+  with config.unlocked():
+    config.model.dtype = "bfloat16"
+    config.init_parts = {}
+  return config
+
+
+def compile_row(name: str, topology: str) -> dict:
+  """One cell of the table, as JSON has it."""
+  config = _recipe(name)
+  chips = aot.count_chips(topology)
+  each = math.ceil(config.data.batch_size / chips)
+  start = time.perf_counter()
+  try:
+    found = aot.compile_for(config, topology, batch_per_chip=each)
+  except aot.DoesNotFitError as error:
+    return {"chips": chips, "each": each, "problem": str(error)}
+  fields = config.data
+  read = fields.sub_image_size**2
+  if fields.num_frames:
+    read = fields.num_frames * _FRAME[fields.train]
+  return {
+    "chips": chips,
+    "each": each,
+    "published": config.data.batch_size,
+    "read": read,
+    "held": found.arguments,
+    "temporaries": found.temporaries,
+    "memory": found.chip.memory,
+    "flops": found.cost.flops,
+    "exchanges": {
+      k: [e.count, e.bytes] for k, e in found.cost.collectives.items()
+    },
+    "compile_s": round(found.seconds, 1),
+    "command_s": round(time.perf_counter() - start, 1),
+  }
+
+
+def _exchanges(row: dict) -> str:
+  told = [
+    f"{n} {k}, {b / 1e6:.1f} MB" for k, (n, b) in row["exchanges"].items()
+  ]
+  return "; ".join(told) or "none"
+
+
+def render(table: dict) -> str:
+  """The page."""
+  lines, feeding = [], []
+  for name in RECIPES:
+    for topology in TOPOLOGIES:
+      row = table.get(f"{name} @ {topology}")
+      if row is None:
+        continue
+      if "problem" in row:
+        lines.append(
+          f"| {name} | {topology} | {row['each']} | | | **no** | | |"
+          f" {row['problem'][-160:]} |"
+        )
+        continue
+      over = row["held"] + row["temporaries"] - row["memory"]
+      fits = "yes" if over <= 0 else f"**{over / 1e9:.1f} GB too much**"
+      lines.append(
+        f"| {name} | {topology} | {row['each']} | {row['held'] / 1e9:.2f} | "
+        f"{row['temporaries'] / 1e9:.2f} | {fits} | {row['flops'] / 1e12:.3g} "
+        f"| {_exchanges(row)} | {row['compile_s']:.0f} s |"
+      )
+      chip = aot.CHIPS[topology.partition(":")[0]]
+      hosts = min(row["chips"], chip.per_host)
+      rate = hosts * row["each"] * _USE * chip.flops / max(row["flops"], 1)
+      cores = rate * row["read"] * _PER_PIXEL
+      feeding.append(
+        f"| {name} | {topology} | {rate:,.0f} | {max(cores, 0.1):,.1f} |"
+      )
+  spent = sum(row.get("command_s", 0) for row in table.values()) / 60
+  text = "\n".join(lines) + f"\n\nAll in {spent:.0f} minutes of two cores.\n"
+  return _HEAD + text + _FEEDING + "\n".join(feeding) + "\n"
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument("--only", default="", help="rows whose name has this")
+  parser.add_argument("--topologies", default=",".join(TOPOLOGIES))
+  parser.add_argument("--render", action="store_true")
+  args = parser.parse_args()
+  table = json.loads(_TABLE.read_text()) if _TABLE.exists() else {}
+  for name in RECIPES if not args.render else ():
+    for topology in args.topologies.split(","):
+      key = f"{name} @ {topology}"
+      if args.only.lower() in name.lower() and key not in table:
+        table[key] = compile_row(name, topology)
+        print(key, table[key], flush=True)
+        _TABLE.write_text(json.dumps(table, indent=1) + "\n")
+  _PAGE.write_text(render(table))
+
+
+if __name__ == "__main__":
+  main()
