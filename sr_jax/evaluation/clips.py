@@ -202,14 +202,9 @@ def prepare_clips(
   if not isinstance(scale, int) or scale < 1:
     raise ValueError(f"scale {scale!r} is not a positive int")
   if ":lr=" in dataset:
-    raise ValueError(
-      f"'{dataset}': pairs are for training; give the folder of the ground "
-      "truth, and how its LR is made by --degradation"
-    )
-  name = (degradation or how.degradation).upper()
-  made = degradations.find(name)
-  # Of no frame, but of the scale.
-  made.downsample(np.zeros((16 * scale, 16 * scale, 3)), scale=scale)
+    raise ValueError(f"'{dataset}' is a pair; give the ground truth's folder")
+  made = degradations.find(name := (degradation or how.degradation).upper())
+  made.downsample(np.zeros((16 * scale,) * 2 + (3,)), scale=scale)  # or raises
   metrics = known_metrics(metrics)
   if "niqe" in metrics:
     raise ValueError("niqe is not measured on clips; give psnr or ssim")
@@ -236,21 +231,16 @@ def prepare_clips(
     chosen = how.chosen(len(frames))
     if not chosen:
       raise ValueError(
-        f"clip '{clip}' has {len(frames)} frames, of which {how.frames} leave "
-        "none to compare"
+        f"clip '{clip}': of {len(frames)} frames {how.frames} leave none"
       )
     for scores in beside.values():
       scores.append([])
-    size = None
+    shape = frames[chosen[0]][1].shape
     for i in chosen:
       try:
         image = frames[i][1]
-        size = image.shape if size is None else size
-        if image.shape != size:
-          raise ValueError(
-            f"it is {image.shape[0]}x{image.shape[1]}, and the frames before "
-            f"it {size[0]}x{size[1]}; those of a clip have one size"
-          )
+        if image.shape != shape:
+          raise ValueError(f"it is {image.shape}, and those before it {shape}")
         lr, hr = _degrade(image, made, scale)
         enlarged = to_8_bits(imresize(lr, shape=hr.shape[:2]))
         for colour, figures in _measure(protocols, enlarged, hr).items():

@@ -284,18 +284,14 @@ def _evaluate(
         continue
       title = f"{job.label}, {job.dataset} x{job.scale}"
       key = (job.dataset, job.scale, job.network.channels)
-      if key not in prepared:
-        progress.reset(task, description=f"{title}: preparing", total=None)
-        try:
-          prepared[key] = _prepare(job, job.network, options, advance)
-        except USER_ERRORS as error:
-          rows.append(dataclasses.replace(row, problem=str(error)))
-          continue
-      benchmark = prepared[key]
-      images = () if isinstance(benchmark, PreparedClips) else benchmark.images
-      count = getattr(benchmark, "num_frames", len(images))
-      progress.reset(task, description=title, total=count)
       try:
+        if key not in prepared:
+          progress.reset(task, description=f"{title}: preparing", total=None)
+          prepared[key] = _prepare(job, job.network, options, advance)
+        benchmark = prepared[key]
+        images = getattr(benchmark, "images", ())
+        count = getattr(benchmark, "num_frames", len(images))
+        progress.reset(task, description=title, total=count)
         result = _measure(job.network, benchmark, keep_outputs, advance)
       except USER_ERRORS as error:
         rows.append(dataclasses.replace(row, problem=str(error)))

@@ -43,7 +43,6 @@ def _found(spec, split="train", **options):
 def test_a_folder_of_clips(write_clips):
   folder, expected = write_clips((12, 8, 9), (3, 10, 8))
   (folder / "clip0" / "notes.txt").write_text("not a frame")
-  (folder / "empty").mkdir()
   (folder / ".hidden").mkdir()
   found = data.load_clips(str(folder))
   assert [name for name, _ in found] == ["clip0", "clip1"]
@@ -59,6 +58,11 @@ def test_a_folder_of_clips(write_clips):
     ("clip1", 3),
     ("clip1", 3),
   ]
+  (folder / "empty").mkdir()
+  with pytest.raises(
+    ValueError, match="empty holds no images, and the folders"
+  ):
+    data.load_clips(str(folder))
 
 
 def test_mistakes_name_the_folder_and_what_is_in_it(write_clips, tmp_path):

@@ -155,7 +155,7 @@ def test_a_protocol_that_leaves_frames_and_pixels_out(folder, monkeypatch):
   assert cropped.protocols["Y"]["psnr"].crop_border == 3
   psnr = evaluation.evaluate_clips(_Nearest(), {}, cropped).images[0].psnr
   assert psnr != full.on_luma.images[0].psnr
-  with pytest.raises(ValueError, match="clip 'b' has 3 frames, of which all"):
+  with pytest.raises(ValueError, match="clip 'b': of 3 frames all frames but"):
     _with(monkeypatch, folder, skip=2)
 
 
@@ -242,7 +242,7 @@ def test_a_pytorch_checkpoint_needs_its_network(tmp_path, folder, capsys):
   assert json.loads(out.read_text())[0]["psnr"] == expected.psnr
   capsys.readouterr()
   for wrong, message in (
-    (None, "a PyTorch checkpoint does not say its network"),
+    (None, "a PyTorch checkpoint, which does not say its network"),
     ("msrresnet", "net.pth as --model=msrresnet: state_dict does not fit"),
     ("msrresnt", "did you mean 'msrresnet'?"),
     ("msrresnet:4", "'4' is not written as name=number"),

@@ -102,7 +102,7 @@ def _mmagic(key):
 @pytest.mark.parametrize(
   "wrapped",
   [
-    lambda names: {"params": names},
+    lambda names: {f"module.{key}": value for key, value in names.items()},
     lambda names: {_mmagic(key): value for key, value in names.items()},
     lambda names: {f"spynet.{key}": value for key, value in names.items()},
   ],

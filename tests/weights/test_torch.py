@@ -68,6 +68,7 @@ ODD = {
   "edvr": {
     "num_features": 6,
     "num_frames": 4,
+    "center_frame": 1,
     "deformable_groups": 3,
     "num_extract_blocks": 2,
     "num_reconstruct_blocks": 3,
