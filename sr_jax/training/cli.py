@@ -7,6 +7,7 @@ from typing import NoReturn
 from absl import flags
 from etils import epath
 
+from sr_jax.training import hosts
 from sr_jax.training.aot import compile_for
 from sr_jax.training.checkpoints import CheckpointError
 from sr_jax.training.health import UnhealthyError
@@ -87,6 +88,9 @@ def main(
   workdir: str | None,
   data_dir: str | None,
   aot: str | None = None,
+  coordinator: str | None = None,
+  num_processes: int | None = None,
+  process_id: int | None = None,
 ) -> None:
   """Trains what the flags say, or only compiles it.
 
@@ -95,18 +99,33 @@ def main(
     workdir: Of the run; `runs/<config.name>` where None.
     data_dir: Folder of the named sets, over the recipe's.
     aot: Topology to compile the step for, instead of training.
+    coordinator: Where process 0 of several is; see `hosts.connect`.
+    num_processes: Of the run.
+    process_id: Of this process.
 
   Raises:
     SystemExit: after one line, for what a user can mend.
   """
   if data_dir:
     config.data.data_dir = data_dir
-  try:
-    if aot:
-      print(f"{config.name} for {compile_for(config, aot)}")
-      return
-    train(config, epath.Path(workdir or f"runs/{config.name}"))
-  except _USER_ERRORS as error:
-    _fail(error)
-  except KeyboardInterrupt:
-    _fail("stopped; the same command goes on from the newest checkpoint", 130)
+  with hosts.leaving_in_time():
+    try:
+      processes = (coordinator, num_processes, process_id)
+      if aot:
+        _refuse_processes(processes)
+        print(f"{config.name} for {compile_for(config, aot)}")
+        return
+      hosts.connect(*processes)
+      train(config, epath.Path(workdir or f"runs/{config.name}"))
+    except _USER_ERRORS as error:
+      _fail(error)
+    except KeyboardInterrupt:
+      _fail("stopped; the same command goes on from the newest checkpoint", 130)
+
+
+def _refuse_processes(given: tuple[str | int | None, ...]) -> None:
+  if any(x is not None for x in given):
+    raise ValueError(
+      "--aot compiles on this machine alone; leave --coordinator, "
+      "--num_processes and --process_id out"
+    )
