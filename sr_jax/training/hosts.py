@@ -108,6 +108,7 @@ def _ask_cluster(timeout: int) -> None:
   except Exception as error:
     # What JAX says where it finds no cluster.
     if "coordinator_address should be defined" in str(error):
+      _check_mpi()
       return
     raise ValueError(
       "this machine seems to be part of a cluster, but "
@@ -115,6 +116,20 @@ def _ask_cluster(timeout: int) -> None:
       "alone, and --coordinator, --num_processes and --process_id together "
       "join it to others"
     ) from error
+
+
+def _check_mpi() -> None:
+  """Open MPI 5 starts processes that JAX does not find; each would run alone.
+
+  SLURM's count says nothing here: a script without srun has it too.
+  """
+  count = os.environ.get("OMPI_COMM_WORLD_SIZE", "1")
+  if count != "1":
+    raise ValueError(
+      f"Open MPI started {count} processes, in a way that JAX cannot read; add "
+      "--coordinator=HOST:PORT --num_processes=$OMPI_COMM_WORLD_SIZE "
+      "--process_id=$OMPI_COMM_WORLD_RANK"
+    )
 
 
 @contextlib.contextmanager

@@ -106,6 +106,17 @@ def test_a_cluster_that_jax_cannot_read_is_told(cluster, monkeypatch):
     hosts.connect()
 
 
+def test_processes_that_jax_does_not_find_do_not_run_alone(
+  cluster, monkeypatch
+):
+  """Open MPI 5's, which have no OMPI_MCA_orte_hnp_uri."""
+  del cluster
+  _detect(monkeypatch)
+  monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "4")
+  with pytest.raises(ValueError, match=r"started 4 processes, .* add --coord"):
+    hosts.connect()
+
+
 def test_slurm_is_found(cluster, monkeypatch):
   """Up to where JAX would begin to wait for the other nodes."""
   del cluster
