@@ -35,8 +35,9 @@ class Hosts:
       "JAX_PLATFORMS": "cpu",
       "XLA_FLAGS": f"--xla_force_host_platform_device_count={8 // count}",
       "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo",
-      "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir or "",
-      "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+      # Process 0 alone would find its programs there, and Gloo does not wait
+      # longer than 30 seconds for the other one to compile its own.
+      "JAX_ENABLE_COMPILATION_CACHE": "false",
       "SR_JAX_CACHE": str(self.folder / "cache"),
       "PYTHONPATH": str(runs.ROOT),
     }
@@ -64,7 +65,7 @@ class Hosts:
         )
         stack.callback(process.kill)
         started.append(process)
-      codes = [process.wait(timeout=900) for process in started]
+      codes = [process.wait(timeout=1800) for process in started]
     return codes, [log.read_text()[-3000:] for log in logs]
 
   def told(self, name, what):
