@@ -144,7 +144,8 @@ def leaving_in_time() -> Iterator[None]:
     yield
   except BaseException as error:
     if jax.distributed.is_initialized():
-      code = error.code if isinstance(error, SystemExit) else 1
+      code = getattr(error, "code", 1)
+      code = code if isinstance(code, int) else 1
       ends = threading.Timer(_LEAVE, os._exit, [code])
       ends.daemon = True
       ends.start()

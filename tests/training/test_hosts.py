@@ -1,5 +1,7 @@
 """Processes of a run: how they are joined, and what is refused."""
 
+import dataclasses
+import json
 import math
 import re
 import time
@@ -7,7 +9,8 @@ import time
 import jax
 import pytest
 
-from sr_jax.training import hosts
+from sr_jax.evaluation.results import BenchmarkResult, ImageScore
+from sr_jax.training import evaluator, hosts
 
 
 @pytest.fixture
@@ -169,3 +172,51 @@ def test_what_differs_is_told(monkeypatch):
   found[1]["newest_checkpoint"], found[1]["config"] = 3, "y" * 300
   with pytest.raises(ValueError, match="same config; give"):
     hosts.check_alike(**found[0])
+
+
+def _result(*psnrs):
+  """Of an RGB network, whose figures on Y are better by ten."""
+  rgb, luma = (
+    BenchmarkResult(
+      protocols={},
+      seconds=0.0,
+      images=tuple(ImageScore(name=f"{x}", psnr=x + more) for x in psnrs),
+    )
+    for more in (0.0, 10.0)
+  )
+  return dataclasses.replace(rgb, on_luma=luma)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+def test_scores_of_all_processes_are_those_of_one(count):
+  """Five images; seven processes are more than there are."""
+  psnrs = [20.1, 21 + 1 / 3, math.inf, 23.0, 24.0]
+  parts = [psnrs[i::count] for i in range(count)]
+  shares = [evaluator._scores(_result(*x)) if x else [] for x in parts]
+  pooled = evaluator._pooled(_result(*parts[0]), json.loads(json.dumps(shares)))
+  assert [x.psnr for x in pooled.images] == psnrs
+  assert [x.name for x in pooled.images] == [f"{x}" for x in psnrs]
+  assert [x.psnr for x in pooled.on_luma.images] == [x + 10 for x in psnrs]
+  assert all(math.isnan(x.niqe) for x in pooled.images)
+
+
+@pytest.mark.parametrize(
+  ("error", "code"),
+  [(SystemExit(75), 75), (SystemExit("x"), 1), (OSError(), 1)],
+)
+def test_a_process_of_several_that_fails_does_not_stay(
+  monkeypatch, error, code
+):
+  ends = []
+  monkeypatch.setattr(hosts, "_LEAVE", 0)
+  monkeypatch.setattr("os._exit", ends.append)
+  with pytest.raises(type(error)), hosts.leaving_in_time():
+    raise error
+  monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+  with pytest.raises(type(error)), hosts.leaving_in_time():
+    raise error
+  for _ in range(100):
+    if ends:
+      break
+    time.sleep(0.02)
+  assert ends == [code]
