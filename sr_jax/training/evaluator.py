@@ -144,8 +144,8 @@ class Evaluator:
     told = None
     if jax.process_index() == 0:  # whose share has every first image
       together = {
-        name: (_pooled(result, [x.get(name, []) for x in shares]), *pictures)
-        for name, (result, *pictures) in measured.items()
+        name: (_pooled(result, [x.get(name, []) for x in shares]), hr, sr)
+        for name, (result, hr, sr) in measured.items()
       }
       told = self._tell(together, step, writers)
     results, notes = hosts.from_first(told)
