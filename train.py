@@ -4,6 +4,8 @@ python train.py --config=configs/quickstart.py
 python train.py --config=configs/fsrcnn.py:x3,adam --data_dir=/path/to/sets
 python train.py --config=configs/quickstart.py --config.data.train=/my/photos
 python train.py --config=configs/esrgan.py --aot=v5e:2x2
+
+On several hosts the same command is started on each: see docs/tpu.md.
 """
 
 from absl import app, flags
@@ -25,6 +27,12 @@ flags.DEFINE_bool(
   "aot_search", False, "And find the largest batch a chip that fits."
 )
 
+flags.DEFINE_string(
+  "coordinator", None, "HOST:PORT of process 0, if no cluster says it."
+)
+flags.DEFINE_integer("num_processes", None, "Of the run; 1 asks no cluster.")
+flags.DEFINE_integer("process_id", None, "Of this process, from 0.")
+
 
 def main(_: list[str]) -> None:
   """Hands the flags over."""
@@ -34,6 +42,9 @@ def main(_: list[str]) -> None:
     data_dir=FLAGS.data_dir,
     aot=FLAGS.aot,
     aot_search=FLAGS.aot_search,
+    coordinator=FLAGS.coordinator,
+    num_processes=FLAGS.num_processes,
+    process_id=FLAGS.process_id,
   )
 
 

@@ -1,5 +1,6 @@
 """The mesh, and how batches and states lie on it."""
 
+import collections
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -36,7 +37,8 @@ def make_mesh(
     devices: Every device of every host, unless given.
 
   Returns:
-    A mesh with axes `("data", "fsdp", "space")`.
+    A mesh with axes `("data", "fsdp", "space")`, on which the part of a batch
+    that a host holds is in one piece, in the order of the hosts.
 
   Raises:
     ValueError: the product is not the number of devices.
@@ -56,9 +58,13 @@ def make_mesh(
       f"{len(devices)} devices; change config.mesh"
     )
   # Auto axes: pixel shuffle cannot be typed under Explicit ones.
-  return jax.make_mesh(
-    tuple(sizes), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices
-  )
+  auto = (AxisType.Auto,) * 3
+  mesh = jax.make_mesh(tuple(sizes), AXES, axis_types=auto, devices=devices)
+  # On a slice of 4x4 a ring of chips passes through a host twice.
+  rows = mesh.devices.reshape(-1, sizes[2])
+  hosts = [row[0].process_index for row in rows]
+  rows = rows[np.argsort(hosts, kind="stable")]
+  return Mesh(rows.reshape(sizes), AXES, axis_types=auto)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -124,6 +130,12 @@ def check_batch(
       f"mesh space={mesh.shape['space']} shares the rows of one image out over "
       "hosts, and each host reads whole images; space must divide the "
       f"{jax.local_device_count()} devices of a host"
+    )
+  each = collections.Counter(d.process_index for d in mesh.devices.flat)
+  if len(set(each.values())) > 1:
+    raise ValueError(
+      f"the processes have {[*each.values()]} devices, and each reads the same "
+      "share of a batch; give each as many"
     )
 
 

@@ -1,5 +1,7 @@
 """The mesh on one device; tests/training has the one of eight."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,3 +45,41 @@ def test_what_a_mesh_cannot_share_out_is_refused():
     ValueError, match=r"clips, .* set config\.mesh\.space to 1"
   ):
     sharding.check_batch(two, (1, 5, 256, 256, 3), scale=4)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Chip:
+  """What a mesh asks of a device."""
+
+  id: int
+  process_index: int
+  platform: str = "tpu"
+
+
+def _mesh(shape, axes=sharding.AXES, *, axis_types=None, devices):
+  found = np.empty(len(devices), object)
+  found[:] = devices
+  return jax.sharding.Mesh(found.reshape(shape), axes, axis_types=axis_types)
+
+
+def test_a_hosts_rows_are_in_one_piece(monkeypatch):
+  """A ring of 4x4 chips, as JAX lays it on a slice of four hosts."""
+  ring = [0, 0, 1, 1, 1, 1, 0, 2, 3, 3, 3, 3, 2, 2, 2, 0]
+  chips = [_Chip(i, host) for i, host in enumerate(ring)]
+  monkeypatch.setattr(jax, "make_mesh", _mesh)
+  for axes in ({}, {"fsdp": 4}):
+    mesh = sharding.make_mesh(**axes, devices=chips)
+    found = list(mesh.devices.flat)
+    assert [x.process_index for x in found] == sorted(ring)
+    # Otherwise as JAX has them.
+    assert [x.id for x in found if x.process_index == 0] == [0, 1, 6, 15]
+  # Neighbours in an image stay so.
+  pairs = [_Chip(i, host) for i, host in enumerate((1, 1, 0, 0))]
+  mesh = sharding.make_mesh(space=2, devices=pairs)
+  assert [x.id for x in mesh.devices.flat] == [2, 3, 0, 1]
+
+
+def test_hosts_of_other_sizes_are_refused():
+  mesh = _mesh((3, 1, 1), devices=[_Chip(0, 0), _Chip(1, 0), _Chip(2, 1)])
+  with pytest.raises(ValueError, match=r"have \[2, 1\] devices"):
+    sharding.check_batch(mesh, (3, 8, 8, 3))

@@ -38,7 +38,7 @@ class Crops:
 
   A chunk takes `group` images and gives `group * crops_per_image` crops.
   `group` is one batch where an image gives one crop; where it gives several,
-  a chunk spans several batches, over which they are shuffled.
+  a chunk spans several batches, over which they are shuffled row by row.
   """
 
   def __init__(
@@ -145,10 +145,7 @@ class Crops:
     rows = (unit[:, 0] * self._rows[units]).astype(np.int64)
     columns = (unit[:, 1] * self._columns[units]).astype(np.int64)
     flips = (draws[:, 2] & 7).astype(np.int64) * self.augment
-    # One image's crops go to different places of the chunk.
-    place = np.argsort(draws[:, 3]) if times > 1 else np.arange(count)
-    slot = np.empty_like(place)
-    slot[place] = np.arange(len(place))
+    slot = self._slots(draws[:, 3])
     crops = np.stack([slot, units, rows, columns, flips], axis=1)
     return self._cut(crops.tolist(), frames)
 
@@ -169,6 +166,25 @@ class Crops:
       intervals=self.intervals,
       random_reverse=self.random_reverse,
     )
+
+  def _slots(self, words: np.ndarray) -> np.ndarray:
+    """Where in the chunk each crop goes: one image's to different batches.
+
+    A row of the batches takes the crops of as many images as each gives crops,
+    in an order drawn for that row: whatever rows a host has, it has these
+    images to itself, and the rows are the same.
+    """
+    if self.crops_per_image == 1:
+      return np.arange(len(words))
+    row = np.arange(len(words)) // self.crops_per_image**2
+    batch = np.empty_like(row)
+    # By row, then by word; a row's crops stand together.
+    batch[np.lexsort((words, row))] = (
+      np.arange(len(words)) - row * self.crops_per_image**2
+    )
+    slot = np.empty_like(row)
+    slot[np.lexsort((row, batch))] = np.arange(len(words))
+    return slot
 
   def _cut(self, crops: list[list[int]], frames: _Frames) -> Batch:
     """Writes each crop `(slot, unit, row, column, flip)` to its slot."""

@@ -7,6 +7,7 @@ from typing import NoReturn
 from absl import flags
 from etils import epath
 
+from sr_jax.training import hosts
 from sr_jax.training.aot import compile_for, largest_batch
 from sr_jax.training.checkpoints import CheckpointError
 from sr_jax.training.health import UnhealthyError
@@ -97,6 +98,9 @@ def main(
   data_dir: str | None,
   aot: str | None = None,
   aot_search: bool = False,
+  coordinator: str | None = None,
+  num_processes: int | None = None,
+  process_id: int | None = None,
 ) -> None:
   """Trains what the flags say, or only compiles it.
 
@@ -106,20 +110,35 @@ def main(
     data_dir: Folder of the named sets, over the recipe's.
     aot: Topology to compile the step for, instead of training.
     aot_search: Look for the largest batch there, too.
+    coordinator: Where process 0 of several is; see `hosts.connect`.
+    num_processes: Of the run.
+    process_id: Of this process.
 
   Raises:
     SystemExit: after one line, for what a user can mend.
   """
   if data_dir:
     config.data.data_dir = data_dir
-  try:
-    if aot_search and not aot:
-      raise ValueError("--aot_search needs a topology: --aot=v5e:2x2")
-    if aot:
-      _compile(config, aot, search=aot_search)
-      return
-    train(config, epath.Path(workdir or f"runs/{config.name}"))
-  except _USER_ERRORS as error:
-    _fail(error)
-  except KeyboardInterrupt:
-    _fail("stopped; the same command goes on from the newest checkpoint", 130)
+  with hosts.leaving_in_time():
+    try:
+      if aot_search and not aot:
+        raise ValueError("--aot_search needs a topology: --aot=v5e:2x2")
+      processes = (coordinator, num_processes, process_id)
+      if aot:
+        _refuse_processes(processes)
+        _compile(config, aot, search=aot_search)
+        return
+      hosts.connect(*processes)
+      train(config, epath.Path(workdir or f"runs/{config.name}"))
+    except _USER_ERRORS as error:
+      _fail(error)
+    except KeyboardInterrupt:
+      _fail("stopped; the same command goes on from the newest checkpoint", 130)
+
+
+def _refuse_processes(given: tuple[str | int | None, ...]) -> None:
+  if any(x is not None for x in given):
+    raise ValueError(
+      "--aot compiles on this machine alone; leave --coordinator, "
+      "--num_processes and --process_id out"
+    )

@@ -1,5 +1,7 @@
 """What a run looks at while it trains: benchmarks, and sample pictures."""
 
+import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -7,8 +9,13 @@ import numpy as np
 
 from sr_jax import data, degradations
 from sr_jax.evaluation import benchmark, clips, find_niqe_prior, pictures
-from sr_jax.evaluation.results import BenchmarkResult, known_metrics
+from sr_jax.evaluation.results import (
+  BenchmarkResult,
+  ImageScore,
+  known_metrics,
+)
 from sr_jax.inference import restore_clip
+from sr_jax.training import hosts
 from sr_jax.training.experiment import Experiment
 from sr_jax.training.writers import Writers
 from sr_jax.types import Config, Variables
@@ -23,8 +30,9 @@ _GRID = (8, 8)
 class Evaluator:
   """Measures a generator on the recipe's benchmarks and shows what it makes.
 
-  A generator that begins from noise has no benchmark: a grid of samples, each
-  time of the same noise, is all there is to see.
+  Each process measures every so many-th image or clip, and the scores are
+  gathered. A generator that begins from noise has no benchmark: a grid of
+  samples, each time of the same noise, is all there is to see.
 
   Raises:
     ValueError, FileNotFoundError: the benchmarks are of no use.
@@ -33,7 +41,7 @@ class Evaluator:
   def __init__(self, config: Config, parts: Experiment):
     self._config, self._parts = config, parts
     self._benchmarks: dict[
-      str, benchmark.PreparedBenchmark | clips.PreparedClips
+      str, benchmark.PreparedBenchmark | clips.PreparedClips | None
     ] = {}
     if parts.latent_features:
       return
@@ -56,8 +64,8 @@ class Evaluator:
 
   def _prepare(
     self, name: str
-  ) -> benchmark.PreparedBenchmark | clips.PreparedClips:
-    """A set to evaluate on, or as much of it as the config asks for."""
+  ) -> benchmark.PreparedBenchmark | clips.PreparedClips | None:
+    """This process's share of a set, or of as much as the config asks for."""
     config, of_clips = self._config, self._parts.num_frames is not None
     how = clips.clip_protocol(name) if of_clips else None
     if of_clips and how is None:
@@ -78,6 +86,10 @@ class Evaluator:
         f"{'clips' if of_clips else 'images'}"
       ) from error
     found = found[: config.eval.max_images or None]
+    if found:
+      found = found[jax.process_index() :: jax.process_count()]
+      if not found:
+        return None  # more processes than images
     if of_clips:
       return clips.prepare_clips(
         name,
@@ -108,6 +120,8 @@ class Evaluator:
   ) -> tuple[dict[str, float], dict[str, str]]:
     """Every benchmark by the protocol of the tables, and a picture of each.
 
+    All processes must call it together.
+
     Args:
       variables: Of the generator, on the host.
       step: They are of.
@@ -119,9 +133,33 @@ class Evaluator:
     if self._parts.latent_features:
       writers.image(step, "samples", self._grid(variables))
       return {}, {}
+    measured = {
+      name: self._measure(variables, prepared)
+      for name, prepared in self._benchmarks.items()
+      if prepared is not None
+    }
+    shares = hosts.gather(
+      {name: _scores(result) for name, (result, *_) in measured.items()}
+    )
+    told = None
+    if jax.process_index() == 0:  # whose share has every first image
+      together = {
+        name: (_pooled(result, [x.get(name, []) for x in shares]), hr, sr)
+        for name, (result, hr, sr) in measured.items()
+      }
+      told = self._tell(together, step, writers)
+    results, notes = hosts.from_first(told)
+    return results, notes
+
+  def _tell(
+    self,
+    measured: dict[str, tuple[BenchmarkResult, np.ndarray, np.ndarray]],
+    step: int,
+    writers: Writers,
+  ) -> tuple[dict[str, float], dict[str, str]]:
+    """Lines, scalars and pictures of the whole sets."""
     results, notes = {}, {}
-    for name, prepared in self._benchmarks.items():
-      result, picture, restored = self._measure(variables, prepared)
+    for name, (result, picture, restored) in measured.items():
       results |= {
         f"{name}/psnr": result.psnr,
         f"{name}/bicubic_psnr": result.bicubic_psnr,
@@ -199,3 +237,41 @@ class Evaluator:
     _, h, w, c = images.shape
     grid = images.reshape(rows, columns, h, w, c).swapaxes(1, 2)
     return grid.reshape(rows * h, columns * w, c)
+
+
+def _scores(result: BenchmarkResult) -> list[list[dict[str, Any]]]:
+  """On each colour, the scores of each image, as JSON has them."""
+  names = [field.name for field in dataclasses.fields(ImageScore)]
+  colours = [x for x in (result, result.on_luma) if x is not None]
+  return [
+    [{name: getattr(score, name) for name in names} for score in x.images]
+    for x in colours
+  ]
+
+
+def _pooled(
+  result: BenchmarkResult, shares: Sequence[list[list[dict[str, Any]]]]
+) -> BenchmarkResult:
+  """The figures of a whole set, from those of every process's share.
+
+  Args:
+    result: Of this process's share.
+    shares: `_scores` of each process; empty where it has no image.
+
+  Returns:
+    The result with the scores of all images, in the order of the set.
+  """
+
+  def images(colour: int) -> tuple[ImageScore, ...]:
+    parts = [share[colour] if share else [] for share in shares]
+    total = sum(len(part) for part in parts)
+    return tuple(
+      ImageScore(**parts[i % len(parts)][i // len(parts)]) for i in range(total)
+    )
+
+  luma = result.on_luma
+  return dataclasses.replace(
+    result,
+    images=images(0),
+    on_luma=luma and dataclasses.replace(luma, images=images(1)),
+  )

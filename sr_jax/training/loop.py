@@ -13,7 +13,7 @@ from absl import logging
 from etils import epath
 
 from sr_jax import data, sharding, weights
-from sr_jax.training import checks
+from sr_jax.training import checks, hosts
 from sr_jax.training import experiment as experiments
 from sr_jax.training.checkpoints import (
   CheckpointError,
@@ -124,6 +124,11 @@ class _Run:
       keep_best=config.keep_best,
     )
     _close_at_end(stack, self.checkpoints)
+    hosts.check_alike(
+      config=config.to_json_best_effort(sort_keys=True),
+      number_of_training_images=self.loader.num_images,
+      newest_checkpoint=self.checkpoints.latest,
+    )
     self.best: float | None = None
     self.anew: list[str] = []
     self.state = self._begin()
