@@ -4,6 +4,10 @@ python train.py --config=configs/quickstart.py
 python train.py --config=configs/fsrcnn.py:x3,adam --data_dir=/path/to/sets
 python train.py --config=configs/quickstart.py --config.data.train=/my/photos
 python train.py --config=configs/esrgan.py --aot=v5e:2x2
+
+Exit codes: 0 trained to the end; 143 stopped by SIGTERM and 130 by Ctrl-C, all
+that was done in a checkpoint; 2 something to mend, which the last line names;
+1 it broke off, or no data came. The same command goes on.
 """
 
 from absl import app, flags
