@@ -91,7 +91,7 @@ def test_the_whole_group_is_told_to_stop(tmp_path):
     told = process.communicate(timeout=240)[1]
     assert process.returncode == 143, told
     assert "Traceback" not in told
-    assert not _group(process)
+    _until(lambda: not _group(process), seconds=60)
   (stopped,) = (tmp_path / "run" / "stopped").iterdir()
   with _run(tmp_path, steps=int(stopped.name) + 2) as process:
     told = process.communicate(timeout=240)[1]
