@@ -6,6 +6,10 @@ python train.py --config=configs/quickstart.py --config.data.train=/my/photos
 python train.py --config=configs/esrgan.py --aot=v5e:2x2
 
 On several hosts the same command is started on each: see docs/tpu.md.
+
+Exit codes: 0 trained to the end; 143 stopped by SIGTERM and 130 by Ctrl-C, all
+that was done in a checkpoint; 2 something to mend, which the last line names;
+1 it broke off, or no data came. The same command goes on.
 """
 
 from absl import app, flags

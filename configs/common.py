@@ -153,6 +153,8 @@ def base() -> Any:
         "cache": "auto",
         # Processes that decode; 0 is a thread of this one.
         "num_workers": 0,
+        # Seconds without a batch after which the run stops; 0 waits for ever.
+        "timeout": 600.0,
       },
       # How the step makes the low-resolution image: BI (MATLAB's bicubic), BD
       # (BasicVSR's gaussian) or DUF (DUF's).

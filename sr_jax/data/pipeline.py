@@ -5,7 +5,10 @@ in the stream; what a batch holds is decided in `crops`.
 """
 
 import json
+import multiprocessing
 import os
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -234,7 +237,8 @@ def make_loader(
     stream = stream.mp_prefetch(
       grain.MultiprocessingOptions(
         num_workers=num_workers, per_worker_buffer_size=ahead
-      )
+      ),
+      worker_init_fn=_live_and_die_with_parent,
     )
   if crops_per_image > 1:
     stream = grain.experimental.FlatMapIterDataset(
@@ -242,6 +246,25 @@ def make_loader(
       _Unstack(batch_size, drop_remainder, crops_per_image**2),  # pyright: ignore[reportCallIssue]
     )
   return Loader(iter(stream), num_images=reader.num_images, paired=paired)
+
+
+def _live_and_die_with_parent(index: int, count: int) -> None:
+  """In each worker: outlives no run that was killed, and none but its own.
+
+  A terminal and many schedulers signal all processes of a run at once; the
+  run's own decides then what to do, and may need another batch for it.
+  """
+  del index, count
+  for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, signal.SIG_IGN)
+  parent = multiprocessing.parent_process()
+
+  def follow() -> None:
+    if parent is not None:
+      parent.join()
+      os._exit(1)
+
+  threading.Thread(target=follow, daemon=True).start()
 
 
 def _check_at_least(least: int, **values: int) -> None:

@@ -1,6 +1,8 @@
 """Training: the state, the step, the loop around it."""
 
 from sr_jax.training.checkpoints import CheckpointError, Checkpoints
+from sr_jax.training.claim import BusyError
+from sr_jax.training.feed import StalledError
 from sr_jax.training.gan_steps import Adversarial, make_gan_step
 from sr_jax.training.health import UnhealthyError
 from sr_jax.training.loop import train
@@ -11,12 +13,16 @@ from sr_jax.training.steps import (
   make_prepare,
   make_step,
 )
+from sr_jax.training.stopping import Stopped
 
 __all__ = [
   "Adversarial",
+  "BusyError",
   "CheckpointError",
   "Checkpoints",
   "NetState",
+  "StalledError",
+  "Stopped",
   "TrainState",
   "UnhealthyError",
   "make_gan_step",

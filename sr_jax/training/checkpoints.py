@@ -1,10 +1,15 @@
 """Checkpoints of the state and of the place in the data, by orbax."""
 
+import contextlib
 import errno
-from collections.abc import Mapping
+import json
+import math
+import zlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint.checkpoint_managers import (
@@ -13,7 +18,11 @@ from orbax.checkpoint.checkpoint_managers import (
   LatestN,
 )
 
+from sr_jax import sharding
 from sr_jax.training.state import TrainState
+
+#: Entry of the data by which they, and the state, are known to be whole.
+_DIGEST = "digest"
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -26,7 +35,8 @@ class Checkpoints:
   """The checkpoints of one run, written beside the training.
 
   Each is whole or absent: orbax writes to a temporary folder and renames it.
-  The newest `keep_last` stay, and the `keep_best` of highest metric.
+  The newest `keep_last` stay, and the `keep_best` of highest metric. Only the
+  metric is lost of one whose metrics cannot be read.
   """
 
   def __init__(
@@ -38,11 +48,12 @@ class Checkpoints:
     metric: str = "psnr",
   ):
     self._directory = epath.Path(directory)
+    _check_metrics(self._directory)
     policies: list[Any] = [LatestN(n=keep_last)]
     if keep_best:
       policies.append(
         BestN(
-          get_metric_fn=lambda metrics: metrics[metric],
+          get_metric_fn=lambda metrics: metrics.get(metric, -math.inf),
           n=keep_best,
           keep_checkpoints_without_metrics=False,
         )
@@ -51,6 +62,8 @@ class Checkpoints:
       self._directory,
       options=ocp.CheckpointManagerOptions(
         preservation_policy=AnyPreservationPolicy(policies),
+        # Without it orbax would not write the metrics down.
+        best_fn=lambda metrics: metrics.get(metric, -math.inf),
         # A folder that a killed run left half written is of no use.
         cleanup_tmp_directories=True,
       ),
@@ -94,7 +107,7 @@ class Checkpoints:
         step,
         args=ocp.args.Composite(
           state=ocp.args.StandardSave(state),
-          data=ocp.args.JsonSave(dict(data)),
+          data=ocp.args.JsonSave({**data, _DIGEST: _digest(state, data)}),
         ),
         metrics=dict(metrics) if metrics else None,
         force=True,  # else skipped while the last one is still being written
@@ -131,16 +144,21 @@ class Checkpoints:
           state=ocp.args.StandardRestore(state), data=ocp.args.JsonRestore()
         ),
       )
+      state, data = restored["state"], restored["data"]
+      # orbax itself does not see that a bit of an array has turned.
+      digest = data.pop(_DIGEST, None)
+      if digest is not None and digest != _digest(state, data):
+        raise ValueError("its content is not what was saved")
     except CheckpointError:
       raise
     except Exception as error:
+      reason = " ".join(str(error).split())[:200] or type(error).__name__
       raise CheckpointError(
-        f"checkpoint {step} in {self._directory} cannot be read. If it is of "
-        "another optimizer, give another --workdir; if its files are damaged, "
-        f"delete {self._directory / str(step)}, and the run goes on from the "
-        f"one before. ({' '.join(str(error).split())[:200]})"
+        f"checkpoint {step} in {self._directory} cannot be read ({reason}). If "
+        "it is of another optimizer, give another --workdir; if it is damaged, "
+        f"delete {self._directory / str(step)}"
       ) from error
-    return restored["state"], restored["data"]
+    return state, data
 
   def _check_parameters(self, state: TrainState, step: int) -> None:
     """Compares shapes before anything is read: orbax tells it in pages."""
@@ -156,6 +174,23 @@ class Checkpoints:
         f"checkpoint {step} in {self._directory} is of another model: "
         f"{differing[0]}, and {len(differing) - 1} more. Give another --workdir"
       )
+
+  def set_aside(self, step: int) -> epath.Path:
+    """Moves one that is of no use out of the way, and says where it is.
+
+    All processes call it together.
+    """
+    base = self._directory.parent / "damaged"
+    target, again = base / str(step), 0
+    while target.exists():
+      again += 1
+      target = base / f"{step}.{again}"
+    if jax.process_index() == 0:
+      base.mkdir(parents=True, exist_ok=True)
+      (self._directory / str(step)).rename(target)
+    sharding.on_all_hosts(True)  # until it is done
+    self._manager.reload()
+    return target
 
   def wait(self) -> None:
     """Returns when what was begun is written.
@@ -202,6 +237,26 @@ def _parameters(state: Any) -> dict[str, tuple[int, ...]]:
   return {k: v for k, v in shapes.items() if k.split("/")[1:2] == ["params"]}
 
 
+def _digest(state: TrainState, data: Mapping[str, Any]) -> list[int]:
+  """A sum of each array's bits, whatever its sharding; and one of the data."""
+  leaves = jax.tree.leaves(state)
+  mesh = getattr(leaves[0].sharding, "mesh", None)
+  whole = sharding.replicated(mesh) if mesh is not None else None
+  sums = jax.jit(_sums, out_shardings=whole)(leaves)
+  text = json.dumps(data, sort_keys=True)
+  return [zlib.crc32(text.encode()), *jax.device_get(sums).tolist()]
+
+
+def _sums(leaves: Sequence[jax.Array]) -> jax.Array:
+  def of(x: jax.Array) -> jax.Array:
+    kind = {1: jnp.uint8, 2: jnp.uint16}.get(x.dtype.itemsize, jnp.uint32)
+    x = x.astype(kind) if x.dtype == bool else x
+    bits = jax.lax.bitcast_convert_type(x, kind)
+    return jnp.sum(bits, dtype=jnp.uint32)  # in any order the same
+
+  return jnp.stack([of(x) for x in leaves])
+
+
 def is_disk_full(error: BaseException | None) -> bool:
   """Whether an error, or one that it came from, is a disk without space."""
   while error is not None:
@@ -219,6 +274,24 @@ def has_checkpoint(directory: epath.PathLike) -> bool:
   if not directory.is_dir():
     return False
   return any(path.name.isdigit() for path in directory.iterdir())
+
+
+def _check_metrics(directory: epath.Path) -> None:
+  """Renames files of metrics that are damaged: orbax would read no other."""
+  if jax.process_index() == 0 and directory.is_dir():
+    for path in directory.glob("*/metrics/metrics"):
+      try:
+        found = json.loads(path.read_text())
+        whole = isinstance(found, dict)
+        whole = whole and all(
+          isinstance(x, (int, float)) for x in found.values()
+        )
+      except ValueError:
+        whole = False
+      if not whole:
+        with contextlib.suppress(FileNotFoundError):
+          path.rename(path.parent / "metrics.damaged")
+  sharding.on_all_hosts(True)
 
 
 def abstract(state: Any, shardings: Any) -> Any:

@@ -18,6 +18,7 @@ from sr_jax.types import Config
 _MAY_CHANGE = (
   "data.cache",
   "data.data_dir",
+  "data.timeout",
   "eval",
   "eval_every",
   "health",

@@ -1,5 +1,6 @@
 """What `train.py` does with its flags: one line for a mistake."""
 
+import os
 import re
 import sys
 from typing import NoReturn
@@ -10,6 +11,8 @@ from etils import epath
 from sr_jax.training import hosts
 from sr_jax.training.aot import compile_for, largest_batch
 from sr_jax.training.checkpoints import CheckpointError
+from sr_jax.training.claim import BusyError
+from sr_jax.training.feed import StalledError
 from sr_jax.training.health import UnhealthyError
 from sr_jax.training.loop import train
 from sr_jax.types import Config
@@ -24,7 +27,13 @@ _MISTAKES = (
   TypeError,
   ValueError,
 )
-_USER_ERRORS = (ValueError, OSError, CheckpointError, UnhealthyError)
+_USER_ERRORS = (
+  ValueError,
+  OSError,
+  BusyError,
+  CheckpointError,
+  UnhealthyError,
+)
 
 
 def _fail(message: object, code: int = 2) -> NoReturn:
@@ -115,7 +124,8 @@ def main(
     process_id: Of this process.
 
   Raises:
-    SystemExit: after one line, for what a user can mend.
+    SystemExit: 2, after one line, for what a user can mend; 143 and 130 of a
+      run that was stopped (`stopping`).
   """
   if data_dir:
     config.data.data_dir = data_dir
@@ -132,6 +142,9 @@ def main(
       train(config, epath.Path(workdir or f"runs/{config.name}"))
     except _USER_ERRORS as error:
       _fail(error)
+    except StalledError as error:
+      print(f"train.py: {error}", file=sys.stderr, flush=True)
+      os._exit(1)  # an orderly end would wait for the threads that hang
     except KeyboardInterrupt:
       _fail("stopped; the same command goes on from the newest checkpoint", 130)
 

@@ -8,8 +8,10 @@ images grows without end); or something is not finite.
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
+import jax
 import numpy as np
 
 _ACTIONS = ("warn", "stop", "rollback")
@@ -78,8 +80,22 @@ class Health:
     self._max_skipped = max_skipped
     self._max_gap, self._patience = max_gap, patience
     self._max_offset = max_offset
-    self._action, self._rollbacks_left = action, max_rollbacks
-    self._skipped, self._saturated = 0, 0
+    self._action, self._max_rollbacks = action, max_rollbacks
+    self._skipped, self._saturated, self._rollbacks = 0, 0, 0
+
+  def get_state(self) -> dict[str, int]:
+    """What it has counted, for a checkpoint."""
+    return {
+      "skipped": self._skipped,
+      "saturated": self._saturated,
+      "rollbacks": self._rollbacks,
+    }
+
+  def set_state(self, state: Mapping[str, int]) -> None:
+    """Goes on from what `get_state` gave."""
+    self._skipped = state["skipped"]
+    self._saturated = state["saturated"]
+    self._rollbacks = state["rollbacks"]
 
   @property
   def keeps_checkpoint(self) -> bool:
@@ -88,8 +104,9 @@ class Health:
 
   def may_roll_back(self) -> bool:
     """Asked on a failure; counts the rollback where it may."""
-    allowed = self._action == "rollback" and self._rollbacks_left > 0
-    self._rollbacks_left -= allowed
+    left = self._max_rollbacks - self._rollbacks
+    allowed = self._action == "rollback" and left > 0
+    self._rollbacks += allowed
     self._skipped = self._saturated = 0
     return allowed
 
@@ -133,6 +150,14 @@ class Health:
     if self._action != "warn" and self._saturated >= self._patience:
       return Verdict(failure=told)
     return Verdict(warning=told)
+
+
+def to_numbers(pending: Iterable[Mapping[str, Any]]) -> list[dict[str, float]]:
+  """Metrics of steps, from the device where they are there."""
+  return [
+    {name: float(value) for name, value in metrics.items()}
+    for metrics in jax.device_get(list(pending))
+  ]
 
 
 def _mean(values: Sequence[Mapping[str, float]], name: str) -> float:

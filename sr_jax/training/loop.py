@@ -3,41 +3,39 @@
 import collections
 import contextlib
 import json
-import os
 import time
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
 from absl import logging
 from etils import epath
 
-from sr_jax import data, sharding, weights
+from sr_jax import sharding, weights
 from sr_jax.training import checks, hosts
 from sr_jax.training import experiment as experiments
 from sr_jax.training.checkpoints import (
   CheckpointError,
-  Checkpoints,
   abstract,
-  has_checkpoint,
   is_disk_full,
 )
+from sr_jax.training.claim import Claim, find_workdir
 from sr_jax.training.evaluator import Evaluator
-from sr_jax.training.health import Health, UnhealthyError, summary
+from sr_jax.training.feed import Watched, open_loader
+from sr_jax.training.health import (
+  Health,
+  UnhealthyError,
+  summary,
+  to_numbers,
+)
+from sr_jax.training.recovery import Recovery, can_go_on
 from sr_jax.training.state import TrainState
 from sr_jax.training.steps import compile_step
-from sr_jax.training.warm_start import (
-  Start,
-  read_parts,
-  read_start,
-  warm_start,
-)
-from sr_jax.training.writers import Writers
+from sr_jax.training.stopping import Stopped, StopRequests
+from sr_jax.training.warm_start import read_starts, warm_start
+from sr_jax.training.writers import Writers, progress_line
 from sr_jax.types import Config
-from sr_jax.weights.files import write_whole
-
-#: As a flag gives it, and as the loader takes it.
-_CACHE = {"auto": "auto", "True": True, "False": False}
+from sr_jax.weights.files import sweep, write_whole
 
 
 def train(config: Config, workdir: epath.PathLike) -> dict[str, float]:
@@ -55,15 +53,19 @@ def train(config: Config, workdir: epath.PathLike) -> dict[str, float]:
   Raises:
     ValueError, FileNotFoundError: config or data are of no use, or the config
       is not the one that the run was begun with.
-    CheckpointError: a checkpoint could not be written or read.
+    CheckpointError: a checkpoint could not be written, or none can be read.
+    BusyError: another run is in the workdir.
+    StalledError: no batch came, see `config.data.timeout`.
     UnhealthyError: see `config.max_skipped` and `config.health`.
+    Stopped: by SIGTERM or SIGINT, with all that was done in a checkpoint.
   """
   # orbax tells a page about each checkpoint, and more when it also raises.
   logging.set_verbosity(logging.FATAL)
-  workdir = _absolute(workdir)
+  workdir = find_workdir(workdir)
   try:
     with contextlib.ExitStack() as stack:
-      return _Run(config, workdir, stack).run()
+      stop = stack.enter_context(StopRequests())
+      return _Run(config, workdir, stack, stop).run()
   except Exception as error:
     if is_disk_full(error) and not isinstance(error, CheckpointError):
       raise CheckpointError(
@@ -77,9 +79,13 @@ class _Run:
   """One process's part of one run."""
 
   def __init__(
-    self, config: Config, workdir: epath.Path, stack: contextlib.ExitStack
+    self,
+    config: Config,
+    workdir: epath.Path,
+    stack: contextlib.ExitStack,
+    stop: StopRequests,
   ):
-    self.config, self.workdir = config, workdir
+    self.config, self.workdir, self.stop = config, workdir, stop
     self.main = jax.process_index() == 0
     parts = experiments.build(config)
     self.parts = parts
@@ -90,46 +96,40 @@ class _Run:
       scale=parts.scale,
       accumulate=config.accumulate,
     )
+    claim = Claim(workdir)
+    stack.push(claim.close)
+    if sharding.on_all_hosts(workdir.is_dir()):
+      claim.take()
     checks.check_unchanged(config, workdir / "config.json")
     self.health = checks.bind(
       Health, "health", dict(config.health), later=("max_skipped",)
     )(max_skipped=config.max_skipped)
     # Told before anything is prepared, and before there is a folder; a run that
     # goes on needs none.
-    self.starts = [] if has_checkpoint(self._saved) else self._read_starts()
+    self.starts = [] if can_go_on(workdir) else read_starts(config, parts.model)
     self.evaluator = Evaluator(config, parts)
-    self.loader = data.make_loader(
-      config.data.train,
-      batch_size=config.data.batch_size // jax.process_count(),
-      patch_size=config.data.patch_size,
-      scale=parts.scale,
-      margin=parts.margin,
-      seed=config.seed,
-      data_dir=config.data.data_dir or None,
-      sub_image_step=config.data.sub_image_step,
-      scales=tuple(config.data.scales),
-      crops_per_image=config.data.crops_per_image,
-      augment=config.data.augment,
-      cache=_CACHE.get(str(config.data.cache), str(config.data.cache)),
-      num_workers=config.data.num_workers,
-      shard_index=jax.process_index(),
-      shard_count=jax.process_count(),
-      **self._clip_options(),
-    )
+    self.loader = Watched(open_loader(config, parts), config.data.timeout)
     _close_at_end(stack, self.loader)
     (self.workdir / "weights").mkdir(parents=True, exist_ok=True)
-    self.checkpoints = Checkpoints(
-      self._saved,
-      keep_last=config.keep_last,
-      keep_best=config.keep_best,
+    claim.take()
+    if self.main:
+      for folder in ("", "weights", "samples"):
+        sweep(self.workdir / folder)
+    self.recovery = Recovery(
+      workdir, keep_last=config.keep_last, keep_best=config.keep_best
     )
-    _close_at_end(stack, self.checkpoints)
+    _close_at_end(stack, self.recovery)
     hosts.check_alike(
       config=config.to_json_best_effort(sort_keys=True),
       number_of_training_images=self.loader.num_images,
-      newest_checkpoint=self.checkpoints.latest,
+      newest_checkpoint=self.recovery.newest,
     )
     self.best: float | None = None
+    # Metrics of steps that no line tells of yet, and whether the evaluation
+    # of the step at which the run was stopped is still to be made.
+    self.pending: collections.deque[Any] = collections.deque()
+    self.due = False
+    self.results: dict[str, float] = {}
     self.anew: list[str] = []
     self.state = self._begin()
     if self.main:
@@ -142,50 +142,22 @@ class _Run:
       active=self.main,
     )
     _close_at_end(stack, self.writers)
-
-  def _clip_options(self) -> dict[str, Any]:
-    """What the loader needs to know of borders, and of clips."""
-    fields, options = self.config.data, {}
-    # The frames of clips stay whole.
-    if not self.parts.num_frames:
-      options["sub_image_size"] = fields.sub_image_size
-    if self.parts.degradation:
-      options["border"] = self.parts.degradation.border
-    if self.parts.num_frames:
-      options |= {
-        "num_frames": fields.num_frames,
-        "interval": fields.interval,
-        "random_reverse": fields.random_reverse,
-        "mirror": fields.mirror,
-      }
-    return options
-
-  @property
-  def _saved(self) -> epath.Path:
-    return self.workdir / "checkpoints"
-
-  def _read_starts(self) -> list[Start]:
-    """What the run begins from, where it is not noise."""
-    config, model = self.config, self.parts.model
-    starts = []
-    files = {part: file for part, file in config.init_parts.items() if file}
-    if files:
-      data_dir = config.data.data_dir or None
-      starts.append(read_parts(files, model, data_dir=data_dir))
-    if config.init_from:
-      freeze = config.optimizer.freeze
-      starts.append(read_start(config.init_from, model, freeze=freeze))
-    return starts
+    self.warnings = [claim.warning, *self.recovery.warnings]
 
   def _begin(self) -> TrainState:
     """A fresh state, or that of the newest checkpoint; both as sharded."""
     key = jax.random.key(self.config.seed, impl="rbg")
     shapes = jax.eval_shape(self.parts.init_state, key)
     self.shardings = sharding.state_sharding(self.mesh, shapes)
-    if self.checkpoints.latest is not None:
-      state, place = self.checkpoints.restore(abstract(shapes, self.shardings))
+    restored = self.recovery.restore(abstract(shapes, self.shardings))
+    if restored is not None:
+      state, place = restored
       self.loader.set_state(place["loader"])
       self.best = place["best"]
+      self.pending.extend(place.get("pending", ()))
+      self.due = place.get("due", False)
+      if "health" in place:
+        self.health.set_state(place["health"])
       return state
     # Whole on every device, then shared out: this generator compiles ten times
     # faster than the usual one, but draws other numbers where it is sharded.
@@ -193,7 +165,7 @@ class _Run:
       self.parts.init_state, out_shardings=sharding.replicated(self.mesh)
     )
     state = jax.device_put(init(key), self.shardings)
-    for start in self.starts or self._read_starts():
+    for start in self.starts or read_starts(self.config, self.parts.model):
       state = warm_start(state, start)
       self.anew += start.missing
     self.starts = []
@@ -205,16 +177,21 @@ class _Run:
     step_fn = compile_step(self.parts.step, self.mesh, self.shardings)
     start = int(self.state.step)
     self._announce(start)
+    self.stop.begin()
+    if self.due:
+      self._look(start)
+    elif start >= config.steps:
+      self.results, notes = self._evaluate(start)
+      self._save_weights(self.results, notes, best=False)
     if start >= config.steps:
-      results, notes = self._evaluate(start)
-      self._save_weights(results, notes, best=False)
-      return results
+      self.recovery.wait()
+      return self.results
     key = jax.jit(
       lambda: jax.random.key(config.seed),
       out_shardings=sharding.replicated(self.mesh),
     )()
     frozen = sharding.put(self.mesh, self.parts.frozen)
-    batches, pending, results = iter(self.loader), collections.deque(), {}
+    batches, pending = iter(self.loader), self.pending
     since, since_step = time.monotonic(), start
     for step in range(start + 1, config.steps + 1):
       batch = sharding.global_batch(self.mesh, next(batches))
@@ -230,15 +207,57 @@ class _Run:
         self._log(step, list(pending), rate)
         pending.clear()
         since, since_step = time.monotonic(), step
-      if step % config.eval_every == 0 or last:
+      self.due = step % config.eval_every == 0 or last
+      asked = self.stop.asked(step)
+      if self.due and not asked:
         jax.block_until_ready(self.state)
         paused = time.monotonic()
-        results, notes = self._evaluate(step)
-        if last or self.health.keeps_checkpoint:
-          self._checkpoint(results, notes)
+        self._look(step)
         since += time.monotonic() - paused
-    self.checkpoints.wait()
-    return results
+        asked = self.stop.asked(step)
+      if asked and (self.due or not last):
+        self._stop(step)
+    self.recovery.wait()
+    return self.results
+
+  def _look(self, step: int) -> None:
+    """An evaluation and its checkpoint.
+
+    Raises:
+      Stopped: by a request in between; the evaluation is still due.
+    """
+    try:
+      with self.stop.at_once():
+        self.results, notes = self._evaluate(step)
+    except Stopped:
+      self._stop(step)
+    self.due = False
+    if step >= self.config.steps or self.health.keeps_checkpoint:
+      self._checkpoint(self.results, notes)
+
+  def _stop(self, step: int) -> NoReturn:
+    """Ends the run with all that was done in a checkpoint.
+
+    The networks are not evaluated, and no file of weights is written: the run
+    that goes on does what the unbroken one does.
+    """
+    self.recovery.save_stop(self.state, self._place())
+    reason = self.stop.reason
+    self.writers.line(
+      f"stopped by {reason.name} at step {step:,}, which is in a checkpoint; "
+      "the same command goes on from there"
+    )
+    raise Stopped(reason)
+
+  def _place(self) -> dict[str, Any]:
+    """Where the run is, beside its state."""
+    return {
+      "loader": self.loader.get_state(),
+      "best": self.best,
+      "pending": to_numbers(self.pending),
+      "due": self.due,
+      "health": self.health.get_state(),
+    }
 
   def _announce(self, start: int) -> None:
     config = self.config
@@ -266,14 +285,13 @@ class _Run:
       self.writers.line(
         f"from {config.init_from}, but for what begins anew: {self.anew}"
       )
+    for warning in filter(None, self.warnings):
+      self.writers.line(f"warning: {warning}")
 
   def _log(self, step: int, pending: list[Any], rate: float) -> None:
     """One line and one point a period, and what the run's health asks for."""
     config = self.config
-    values = [
-      {name: float(value) for name, value in metrics.items()}
-      for metrics in jax.device_get(pending)
-    ]
+    values = to_numbers(pending)
     verdict = self.health.observe(step, values)
     if verdict.failure:
       self._roll_back(step, verdict.failure)
@@ -282,19 +300,8 @@ class _Run:
       "learning_rate": float(self.parts.schedule(step - 1)),
       "images_per_second": rate * config.data.batch_size,
     }
-    days, seconds = divmod(round((config.steps - step) / rate), 86400)
-    left = time.strftime("%H:%M:%S", time.gmtime(seconds))
-    skipped = round(scalars["skipped"])
-    game = ""
-    if "d_gap" in scalars:
-      game = "D(real) {d_real:.2f}  D(fake) {d_fake:.2f}  ".format(**scalars)
-    self.writers.line(
-      f"step {step:>7,}/{config.steps:,}  loss {scalars.get('loss', 0.0):.4g}  "
-      f"{game}learning rate {scalars['learning_rate']:.3g}  "
-      f"{scalars['images_per_second']:,.0f} images/s  "
-      f"{f'{days}d ' if days else ''}{left} left"
-      f"{f'  {skipped} skipped (not finite)' if skipped else ''}"
-    )
+    left = (config.steps - step) / rate
+    self.writers.line(progress_line(step, config.steps, scalars, left))
     if verdict.warning:
       self.writers.line(f"warning: {verdict.warning}")
     self.writers.progress(step, f"{rate:.1f} steps/s")
@@ -309,16 +316,21 @@ class _Run:
     Raises:
       UnhealthyError: the config does not say so, or there is none.
     """
-    self.checkpoints.wait()
-    last = self.checkpoints.latest
+    self.recovery.wait()
+    last = self.recovery.last_good
     good = "none was written yet" if last is None else f"is step {last}"
-    if not self.health.may_roll_back() or last is None:
+    restored = None
+    if self.health.may_roll_back():
+      like = abstract(self.state, self.shardings)
+      restored = self.recovery.restore(like, good=True)
+    if restored is None:
       raise UnhealthyError(
         f"{reason}; the last good checkpoint in {self.workdir}: {good}. Lower "
         "config.schedule.learning_rate or set config.optimizer.clip_norm (and "
         "d_schedule, d_optimizer where there is a discriminator)"
       )
-    state, _ = self.checkpoints.restore(abstract(self.state, self.shardings))
+    state = restored[0]
+    last = int(state.step)
     here = jax.device_put(np.int32(step), self.shardings.step)
     self.state = state.replace(step=here)
     self.writers.line(
@@ -339,9 +351,9 @@ class _Run:
     best = psnr is not None and (self.best is None or psnr > self.best)
     self.best = psnr if best else self.best
     self._save_weights(results, notes, best=best)
-    self.checkpoints.save(
+    self.recovery.save(
       self.state,
-      {"loader": self.loader.get_state(), "best": self.best},
+      self._place(),
       metrics={"psnr": psnr} if psnr is not None else None,
     )
 
@@ -360,17 +372,6 @@ class _Run:
         config=self.config.to_dict(),
         figures={"step": int(self.state.step), **results, **notes},
       )
-
-
-def _absolute(workdir: epath.PathLike) -> epath.Path:
-  """The folder of the run, as orbax wants it; a bucket's address as it is."""
-  text = str(workdir)
-  if "://" not in text:
-    text = os.path.abspath(os.path.expanduser(text))
-  path = epath.Path(text)
-  if path.exists() and not path.is_dir():
-    raise ValueError(f"workdir {path} is a file; give another folder")
-  return path
 
 
 def _close_at_end(stack: contextlib.ExitStack, part: Any) -> None:

@@ -16,7 +16,7 @@ from sr_jax.evaluation.networks import load_network
 from sr_jax.models import describe
 from sr_jax.training.optimizers import Freeze
 from sr_jax.training.state import TrainState
-from sr_jax.types import Variables
+from sr_jax.types import Config, Variables
 from sr_jax.weights import tree
 
 _PARAMS = "params/"
@@ -37,6 +37,23 @@ class Start:
 
   variables: Variables
   missing: list[str]
+
+
+def read_starts(config: Config, model: Any) -> list[Start]:
+  """What a run begins from, where it is not noise.
+
+  Raises:
+    FileNotFoundError, ValueError: as `read_parts` and `read_start`.
+  """
+  starts = []
+  files = {part: file for part, file in config.init_parts.items() if file}
+  if files:
+    data_dir = config.data.data_dir or None
+    starts.append(read_parts(files, model, data_dir=data_dir))
+  if config.init_from:
+    freeze = config.optimizer.freeze
+    starts.append(read_start(config.init_from, model, freeze=freeze))
+  return starts
 
 
 def read_start(

@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from collections.abc import Mapping
 
 import cv2
@@ -82,7 +83,12 @@ class Writers:
     finite = {k: v for k, v in values.items() if math.isfinite(v)}
     for key, value in finite.items():
       self._events.add_scalar(key, value, step)
-    self._lines.append(json.dumps({"step": step, **finite, **(notes or {})}))
+    point = {"step": step, **finite, **(notes or {})}
+    # A point that was written before the run was stopped, and is made again.
+    last = json.loads(self._lines[-1]) if self._lines else {}
+    if last.get("step") == step and last.keys() == point.keys():
+      self._lines.pop()
+    self._lines.append(json.dumps(point))
     # Whole again each time: object stores cannot append.
     write_whole(self._jsonl, "".join(f"{x}\n" for x in self._lines).encode())
 
@@ -102,6 +108,35 @@ class Writers:
     if self._active:
       self._progress.stop()
       self._events.close()
+
+
+def progress_line(
+  step: int, steps: int, scalars: Mapping[str, float], left: float
+) -> str:
+  """What the log says of a period.
+
+  Args:
+    step: The last of it.
+    steps: Of the whole run.
+    scalars: Of the period.
+    left: Seconds to the end.
+
+  Returns:
+    The line.
+  """
+  days, seconds = divmod(round(left), 86400)
+  clock = time.strftime("%H:%M:%S", time.gmtime(seconds))
+  skipped = round(scalars["skipped"])
+  game = ""
+  if "d_gap" in scalars:
+    game = "D(real) {d_real:.2f}  D(fake) {d_fake:.2f}  ".format(**scalars)
+  return (
+    f"step {step:>7,}/{steps:,}  loss {scalars.get('loss', 0.0):.4g}  "
+    f"{game}learning rate {scalars['learning_rate']:.3g}  "
+    f"{scalars['images_per_second']:,.0f} images/s  "
+    f"{f'{days}d ' if days else ''}{clock} left"
+    f"{f'  {skipped} skipped (not finite)' if skipped else ''}"
+  )
 
 
 def _step_of(line: str) -> float:

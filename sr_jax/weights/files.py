@@ -53,3 +53,12 @@ def write_whole(path: epath.PathLike, content: bytes) -> None:
     if isinstance(error, FileNotFoundError):
       reason = "no file can be made in that folder"
     raise OSError(error.errno, reason, str(path)) from error
+
+
+def sweep(folder: epath.PathLike) -> None:
+  """Removes what a killed process left half written in a folder.
+
+  Nothing else may write there meanwhile.
+  """
+  for path in epath.Path(folder).glob(".*.tmp"):
+    path.unlink(missing_ok=True)

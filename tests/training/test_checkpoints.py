@@ -1,11 +1,22 @@
 """Which checkpoints stay, and what a wrong request is answered."""
 
+import contextlib
+import random
+import zlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sr_jax.training import CheckpointError, Checkpoints, NetState, TrainState
+from sr_jax import sharding
+from sr_jax.training import (
+  CheckpointError,
+  Checkpoints,
+  NetState,
+  TrainState,
+  checkpoints,
+)
 from sr_jax.training.checkpoints import abstract
 
 
@@ -18,6 +29,9 @@ def test_last_and_best_stay(tmp_path):
   kept = Checkpoints(tmp_path, keep_last=2, keep_best=1)
   for step, psnr in [(1, 30.0), (2, 33.0), (3, 31.0), (4, 32.0), (5, 30.5)]:
     kept.save(_state(step), {"at": step}, metrics={"psnr": psnr})
+    if step == 3:  # a run that goes on knows the figures of the one before
+      kept.close()
+      kept = Checkpoints(tmp_path, keep_last=2, keep_best=1)
   kept.save(_state(6), {"at": 6})  # one without a figure
   kept.wait()
   assert kept.steps == [2, 5, 6]
@@ -44,3 +58,71 @@ def test_the_same_step_is_saved_once(tmp_path):
   kept.save(_state(1), {})
   kept.close()
   assert kept.steps == [1]
+
+
+def _whole(dtype):
+  """A state of every kind of array."""
+  net = NetState(
+    {"v": jnp.arange(600, dtype=dtype).reshape(20, 30)},
+    {"seen": jnp.asarray([True, False]), "count": jnp.arange(3)},
+    (),
+    None,
+  )
+  return TrainState(step=jnp.asarray(1, jnp.int32), generator=net)
+
+
+# Of orbax's threads, when a read fails.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.uint8])
+def test_a_bit_that_turned_is_told(tmp_path, dtype):
+  """In the arrays, or in the place in the data: never another value."""
+  with contextlib.closing(Checkpoints(tmp_path / "a")) as kept:
+    kept.save(_whole(dtype), {"at": 1})
+    kept.wait()
+  rng, told = random.Random(0), 0
+  shapes = jax.eval_shape(lambda: _whole(dtype))
+  device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  like = abstract(shapes, jax.tree.map(lambda _: device, shapes))
+  files = [
+    path
+    for path in sorted((tmp_path / "a").rglob("*"))
+    if path.is_file() and path.parent.name in ("d", "data")
+  ]
+  for path in files:
+    whole = path.read_bytes()
+    for _ in range(4):
+      damaged = bytearray(whole)
+      damaged[rng.randrange(len(whole))] ^= 1 << rng.randrange(8)
+      path.write_bytes(damaged)
+      with contextlib.closing(Checkpoints(tmp_path / "a")) as kept:
+        try:
+          state, place = kept.restore(like)
+        except CheckpointError:
+          told += 1
+        else:  # of what is not read
+          assert place == {"at": 1}
+          jax.tree.map(np.testing.assert_array_equal, state, _whole(dtype))
+    path.write_bytes(whole)
+  assert told >= 8
+
+
+def test_the_digest_is_that_of_any_sharding():
+  """Restored on another mesh, a checkpoint is the same."""
+  state = _whole(jnp.float32)
+  mesh = sharding.make_mesh()
+  spread = jax.device_put(state, sharding.state_sharding(mesh, state))
+  expected = [
+    zlib.crc32(b'{"at": 1}'),
+    *(
+      int(
+        np.asarray(x)
+        .reshape(-1)
+        .view({1: np.uint8}.get(x.dtype.itemsize, np.uint32))
+        .sum(dtype=np.uint64)
+        % 2**32
+      )
+      for x in jax.tree.leaves(state)
+    ),
+  ]
+  for one in (state, spread):
+    assert checkpoints._digest(one, {"at": 1}) == expected

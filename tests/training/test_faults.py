@@ -236,23 +236,70 @@ def test_a_run_of_another_config_is_refused(config, tmp_path):
   [
     lambda path: shutil.rmtree(path / "state"),
     lambda path: (path / "state" / "_METADATA").write_text("no"),
+    lambda path: [x.write_text("{") for x in (path / "data").rglob("metadata")],
     lambda path: [
       file.write_bytes(b"no")
       for file in (path / "state").rglob("*")
       if file.is_file() and file.parent.name == "d"
     ],
   ],
-  ids=["gone", "metadata", "arrays"],
+  ids=["gone", "tree", "place", "arrays"],
 )
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_damaged_checkpoint_is_named(config, tmp_path, damage):
-  training.train(config, tmp_path / "run")
-  path = tmp_path / "run" / "checkpoints" / "6"
-  damage(path)
+def test_a_damaged_checkpoint_is_passed_over(config, tmp_path, damage, capsys):
+  unbroken, run = tmp_path / "unbroken", tmp_path / "run"
+  training.train(config, run)
+  shutil.copytree(run, unbroken)
+  damage(run / "checkpoints" / "6")
   config.steps = 9
-  with pytest.raises(training.CheckpointError, match=f"delete {path}, and"):
-    training.train(config, tmp_path / "run")
+  training.train(config, unbroken)
+  capsys.readouterr()
+  training.train(config, run)
+  told = [x for x in capsys.readouterr().err.splitlines() if "warning" in x]
+  assert len(told) == 1
+  aside = run / "damaged" / "6"
+  assert (
+    f"checkpoint 6 was damaged and is passed over; it lies in {aside}"
+    in (told[0])
+  )
+
+  assert "goes on from step 3 " in told[0]
+  # It is kept, step 6 has another one, and all is as if nothing had happened.
+  assert aside.is_dir()
+  names = [
+    sorted(x.name for x in (d / "checkpoints").iterdir())
+    for d in (run, unbroken)
+  ]
+  assert names[0] == names[1]
+  assert "6" in names[0]
+  for step in (6, 9):
+    runs.assert_equal(
+      runs.final_state(run, step), runs.final_state(unbroken, step)
+    )
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_with_no_whole_checkpoint_the_run_stops(config, tmp_path):
+  config.keep_last = config.keep_best = 1
+  run = tmp_path / "run"
+  training.train(config, run)
+  path = run / "checkpoints" / "6"
+  shutil.rmtree(path / "state")
+  config.steps = 9
+  with pytest.raises(training.CheckpointError, match=f"delete {path}$"):
+    training.train(config, run)
+  assert path.is_dir()
+  assert not (run / "damaged").exists()
   shutil.rmtree(path)
+  training.train(config, run)
+  assert (run / "checkpoints" / "9").is_dir()
+
+
+def test_metrics_of_a_checkpoint_may_be_damaged(config, tmp_path):
+  training.train(config, tmp_path / "run")
+  path = tmp_path / "run" / "checkpoints" / "6" / "metrics" / "metrics"
+  path.write_text("[")
+  config.steps = 9
   training.train(config, tmp_path / "run")
   assert (tmp_path / "run" / "checkpoints" / "9").is_dir()
 

@@ -1,0 +1,273 @@
+"""SIGTERM, Ctrl-C, two runs in one workdir, and data that do not come."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from sr_jax import data, training
+from sr_jax.training import claim, evaluator
+from tests.training import runs
+
+
+class _Changed(data.Loader):
+  """A loader that does something before its batch of a number."""
+
+  def __init__(self, loader, at, do):
+    super().__init__(
+      loader.iterator, num_images=loader.num_images, paired=loader.paired
+    )
+    self.left, self.do = at, do
+
+  def __next__(self):
+    self.left -= 1
+    if self.left == 0:
+      self.do()
+    return super().__next__()
+
+
+def _change(patch, at, do):
+  """Makes the loaders of runs such."""
+  make_loader = data.make_loader
+  patch.setattr(
+    data,
+    "make_loader",
+    lambda *args, **kwargs: _Changed(make_loader(*args, **kwargs), at, do),
+  )
+
+
+def _send(*numbers):
+  for number in numbers:
+    os.kill(os.getpid(), number)
+    time.sleep(0.05)  # the main thread takes one at a time
+
+
+def _left(workdir):
+  """Names and contents of what does not change from run to run."""
+  files = {}
+  for path in workdir.rglob("*"):
+    inner = path.relative_to(workdir)
+    if path.is_file() and not inner.match("events.out.*"):
+      files[str(inner)] = path.read_bytes()
+  files = {
+    name: content
+    for name, content in files.items()
+    if not name.startswith(("checkpoints/", "metrics.jsonl"))
+  }
+  names = sorted(p.name for p in (workdir / "checkpoints").iterdir())
+  curves = [
+    {k: v for k, v in line.items() if k != "images_per_second"}
+    for line in runs.lines(workdir)
+  ]
+  return files, names, curves
+
+
+def _assert_alike(broken, unbroken, step):
+  runs.assert_equal(
+    runs.final_state(broken, step), runs.final_state(unbroken, step)
+  )
+  for a, b in zip(_left(broken), _left(unbroken), strict=True):
+    assert a == b
+
+
+@pytest.mark.parametrize(
+  ("at", "number"),
+  [
+    (2, signal.SIGTERM),  # in the middle of all periods
+    (3, signal.SIGTERM),  # where an evaluation is due
+    (5, signal.SIGINT),
+    (6, signal.SIGTERM),  # the last step
+  ],
+)
+def test_a_stop_changes_nothing(
+  config, tmp_path, monkeypatch, capfd, at, number
+):
+  unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
+  config.log_every = 4
+  training.train(config, unbroken)
+  capfd.readouterr()
+  former = signal.getsignal(number)
+  with monkeypatch.context() as patch:
+    _change(patch, at, lambda: _send(number))
+    with pytest.raises(training.Stopped) as caught:
+      training.train(config, broken)
+  assert caught.value.code == 128 + number
+  assert signal.getsignal(number) is former
+  told = capfd.readouterr().err
+  assert f"stopped by {number.name} at step {at}, " in told
+  assert [p.name for p in (broken / "stopped").iterdir()] == [str(at)]
+  assert not (broken / ".lock").exists()
+  training.train(config, broken)
+  assert f"goes on from step {at} of 6" in capfd.readouterr().err
+  _assert_alike(broken, unbroken, 6)
+
+
+def test_an_evaluation_is_broken_off_and_made_again(
+  config, tmp_path, monkeypatch
+):
+  unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
+  training.train(config, unbroken)
+  evaluate = evaluator.Evaluator.evaluate
+
+  def stopped_in(self, variables, step, writers):
+    found = evaluate(self, variables, step, writers)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(60)
+    return found
+
+  with monkeypatch.context() as patch:
+    patch.setattr(evaluator.Evaluator, "evaluate", stopped_in)
+    for _ in range(2):  # at step 3, and again when that is made up for
+      begun = time.monotonic()
+      with pytest.raises(training.Stopped):
+        training.train(config, broken)
+      assert time.monotonic() - begun < 60
+      assert [p.name for p in (broken / "stopped").iterdir()] == ["3"]
+      assert not (broken / "weights" / "last.safetensors").exists()
+  training.train(config, broken)
+  _assert_alike(broken, unbroken, 6)
+
+
+def test_the_second_interrupt_is_at_once(config, tmp_path, monkeypatch):
+  _change(monkeypatch, 2, lambda: _send(signal.SIGINT, signal.SIGINT))
+  with pytest.raises(KeyboardInterrupt):
+    training.train(config, tmp_path / "run")
+  assert not (tmp_path / "run" / "stopped").exists()
+
+
+def test_a_second_run_is_refused(config, tmp_path):
+  run = tmp_path / "run"
+  training.train(config, run)
+  assert not (run / ".lock").exists()
+  first = claim.Claim(run)
+  first.take()
+  config.steps = 9
+  with pytest.raises(
+    training.BusyError,
+    match=rf"in use by process {os.getpid()} on {socket.gethostname()}, since ",
+  ):
+    training.train(config, run)
+  first.close()
+  training.train(config, run)
+  # And one that another began to write to while this one was making ready.
+  second = claim.Claim(run)
+  second.take()
+  with pytest.raises(training.BusyError, match="give another --workdir"):
+    claim.Claim(run).take()
+  second.close()
+
+
+def test_a_killed_run_frees_its_workdir(tmp_path):
+  code = (
+    "import sys, time; from sr_jax.training.claim import Claim; "
+    "c = Claim(sys.argv[1]); c.take(); print(1, flush=True); time.sleep(300)"
+  )
+  with subprocess.Popen(
+    [sys.executable, "-c", code, str(tmp_path)],
+    stdout=subprocess.PIPE,
+    env={**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(runs.ROOT)},
+  ) as other:
+    assert other.stdout.readline() == b"1\n"
+    with pytest.raises(training.BusyError, match=f"process {other.pid} on"):
+      claim.Claim(tmp_path).take()
+    other.kill()
+  mine = claim.Claim(tmp_path)
+  mine.take()
+  mine.take()  # no harm
+  mine.close()
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_bucket_is_not_locked_and_says_so():
+  bucket = claim.Claim("gs://bucket/run")
+  bucket.take()
+  assert "gs://bucket/run is a bucket, which cannot be locked" in bucket.warning
+  bucket.close()
+
+
+def test_data_that_do_not_come_are_noticed(config, tmp_path, monkeypatch):
+  hung = threading.Event()
+
+  config.data.timeout = 0.5
+  with monkeypatch.context() as patch:
+    _change(patch, 5, hung.wait)
+    with pytest.raises(training.StalledError, match=r"for 0\.5 s \(config"):
+      training.train(config, tmp_path / "run")
+  hung.set()
+  config.data.timeout = 600.0
+  training.train(config, tmp_path / "run")
+  training.train(config, tmp_path / "unbroken")
+  _assert_alike(tmp_path / "run", tmp_path / "unbroken", 6)
+  config.data.timeout = -1.0
+  with pytest.raises(ValueError, match=r"timeout -1\.0 must be seconds"):
+    training.train(config, tmp_path / "other")
+
+
+_ON_TWO_HOSTS = """
+import sys
+import jax
+jax.config.update("jax_num_cpu_devices", 1)
+jax.config.update("jax_cpu_collectives_implementation", "gloo")
+jax.distributed.initialize("localhost:{port}", 2, int(sys.argv[1]))
+from absl import flags
+flags.FLAGS.mark_as_parsed()
+sys.path.insert(0, {root!r})
+from configs import quickstart
+from sr_jax import training
+config = quickstart.get_config()
+config.model.num_features = 8
+config.data.train = {images!r}
+config.data.patch_size = 16
+config.data.batch_size = 4
+config.eval.benchmarks = ""
+config.steps, config.log_every, config.eval_every = {steps}, 2, 7
+training.train(config, {workdir!r})
+"""
+
+
+@pytest.mark.slow
+def test_two_hosts_stop_at_one_step(images, tmp_path):
+  """The notice comes to the second host alone."""
+
+  @contextlib.contextmanager
+  def hosts(workdir, steps):
+    with socket.socket() as free:
+      free.bind(("localhost", 0))
+      port = free.getsockname()[1]
+    code = _ON_TWO_HOSTS.format(
+      root=str(runs.ROOT),
+      images=images,
+      workdir=str(workdir),
+      steps=steps,
+      port=port,
+    )
+    env = {**os.environ, "SR_JAX_CACHE": str(tmp_path / "cache")}
+    command = [sys.executable, "-c", code]
+    pair = [subprocess.Popen([*command, str(i)], env=env) for i in range(2)]
+    try:
+      yield pair
+    finally:
+      for host in pair:
+        host.kill()
+        host.wait()
+
+  broken, unbroken = tmp_path / "broken", tmp_path / "unbroken"
+  with hosts(broken, 100_000) as pair:
+    begun = time.monotonic()
+    while not (broken / "metrics.jsonl").exists():
+      assert time.monotonic() - begun < 240
+      time.sleep(0.02)
+    pair[1].terminate()
+    assert [host.wait(timeout=240) for host in pair] == [143, 143]
+  (stopped,) = (broken / "stopped").iterdir()
+  steps = int(stopped.name) + 3
+  for workdir in (broken, unbroken):
+    with hosts(workdir, steps) as pair:
+      assert [host.wait(timeout=240) for host in pair] == [0, 0]
+  _assert_alike(broken, unbroken, steps)
