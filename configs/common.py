@@ -153,6 +153,9 @@ def base() -> Any:
         "cache": "auto",
         # Processes that decode; 0 is a thread of this one.
         "num_workers": 0,
+        # Images that cannot be decoded, and damaged records, that are skipped
+        # until the run stops and names them; 0 stops at the first.
+        "max_bad": 10,
       },
       # How the step makes the low-resolution image: BI (MATLAB's bicubic), BD
       # (BasicVSR's gaussian) or DUF (DUF's).

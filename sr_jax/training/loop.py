@@ -109,6 +109,7 @@ class _Run:
       augment=config.data.augment,
       cache=_CACHE.get(str(config.data.cache), str(config.data.cache)),
       num_workers=config.data.num_workers,
+      max_bad=config.data.max_bad,
       shard_index=jax.process_index(),
       shard_count=jax.process_count(),
       **self._clip_options(),
@@ -125,6 +126,7 @@ class _Run:
     _close_at_end(stack, self.checkpoints)
     self.best: float | None = None
     self.anew: list[str] = []
+    self.told_bad = 0
     self.state = self._begin()
     if self.main:
       text = json.dumps(config.to_dict(), indent=2, default=list)
@@ -274,6 +276,7 @@ class _Run:
       **summary(values),
       "learning_rate": float(self.parts.schedule(step - 1)),
       "images_per_second": rate * config.data.batch_size,
+      "bad_records": len(self.loader.bad),
     }
     days, seconds = divmod(round((config.steps - step) / rate), 86400)
     left = time.strftime("%H:%M:%S", time.gmtime(seconds))
@@ -288,6 +291,9 @@ class _Run:
       f"{f'{days}d ' if days else ''}{left} left"
       f"{f'  {skipped} skipped (not finite)' if skipped else ''}"
     )
+    for text in self.loader.bad[self.told_bad :]:
+      self.writers.line(f"warning: skipped, {text}")
+    self.told_bad = len(self.loader.bad)
     if verdict.warning:
       self.writers.line(f"warning: {verdict.warning}")
     self.writers.progress(step, f"{rate:.1f} steps/s")
