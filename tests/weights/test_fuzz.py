@@ -8,7 +8,12 @@ and stand for much.
 import functools
 import io
 import json
+import os
+import pathlib
 import struct
+import subprocess
+import sys
+import tempfile
 import zlib
 
 import jax
@@ -28,6 +33,7 @@ from sr_jax.weights import (
   load_vgg19,
   native,
   ncnn,
+  plain_mat,
   read_ncnn,
   read_pth,
   save,
@@ -265,14 +271,15 @@ _BOMBS = {
   ),
   "twice compressed": _packed(_packed(_packed(bytes(1 << 24)))),
   "many empty arrays": b"".join(
-    _matrix(b"x%d" % i, (0, 0), _element(9, b"")) for i in range(20_000)
+    _matrix(b"x%d" % i, (0, 0), _element(9, b"")) for i in range(2_000)
   ),
   "cells in cells": _nested(300),
 }
 
 
 @pytest.mark.parametrize("name", _BOMBS)
-def test_mat_files_that_stand_for_much(name):
+def test_mat_files_that_stand_for_much(name, monkeypatch):
+  monkeypatch.setattr(plain_mat, "_MAX_ARRAYS", 1_000)
   data = _mat_file(_BOMBS[name])
   outcome = damage.read(lambda: read_mat(data), len(data))
   assert not outcome.loaded
@@ -332,11 +339,27 @@ def test_safetensors_of_numbers_that_numpy_lacks(tmp_path, variables):
     read_arrays(path.read_bytes())
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  "name", ["pickles_of_many_objects", "ncnn_texts_that_are_long"]
+)
+def test_files_of_many_small_things(name):
+  """In a process of its own: shape checks take longer than the readers."""
+  root = pathlib.Path(__file__).parents[2]
+  code = f"from tests.weights import test_fuzz; test_fuzz.{name}()"
+  command = [sys.executable, "-c", code]
+  env = {**os.environ, "JAX_PLATFORMS": "cpu"}
+  found = subprocess.run(
+    command, cwd=root, env=env, capture_output=True, text=True, check=False
+  )
+  assert found.returncode == 0, found.stderr[-3000:]
+
+
 #: What the objects of the longest pickle that is read come to.
 _PICKLED = 96 << 20
 
 
-def test_pickles_of_many_objects(monkeypatch):
+def pickles_of_many_objects():
   call = b"ctorch._utils\n_rebuild_tensor_v2\nq\0"
   storage = b"(" + pth_bytes.text("storage") + b"ctorch\nFloatStorage\n"
   storage += pth_bytes.text("0") + pth_bytes.text("cpu") + b"K\0tQq\1"
@@ -354,6 +377,9 @@ def test_pickles_of_many_objects(monkeypatch):
       data = make(b"\x80\2" + code + b".", {})
       run = functools.partial(read_pth, data)
       assert not damage.read(run, len(data), slack=_PICKLED).loaded
+  data = pth_bytes.zip_file(b"\x80\2](" + b"]" * 490_000 + b"e.", {})
+  run = functools.partial(read_pth, data)
+  assert damage.read(run, len(data), slack=_PICKLED).loaded
 
 
 def test_zip_files_of_many_entries():
@@ -394,8 +420,12 @@ def _zeros():
   return tree.unflatten(flat)
 
 
-def test_ncnn_texts_that_are_long(tmp_path):
-  path = tmp_path / "net.param"
+def ncnn_texts_that_are_long():
+  with tempfile.TemporaryDirectory() as folder:
+    _ncnn_texts(pathlib.Path(folder) / "net.param")
+
+
+def _ncnn_texts(path):
   path.with_suffix(".bin").write_bytes(b"")
   count = 80_000
   text = f"7767517\n{count} 0\n" + "ReLU a 0 0\n" * count
