@@ -35,6 +35,9 @@ _Frames = np.ndarray | None
 #: Where a batch tells `(unit, frame)` of the damaged records it did without.
 DAMAGED = "damaged"
 
+# Damaged records that a message names.
+_TOLD = 20
+
 #: Key of the stream that places crops; epoch e is shuffled by key e + 1.
 _CROPS = 0
 
@@ -154,13 +157,15 @@ class Crops:
         return self._chunk(index)
       except _DamagedError as error:
         self._damaged.add(error.place)
-        if len(self._damaged) > self.max_bad:
-          raise self.too_many(self._damaged) from error
+      if len(self._damaged) > self.max_bad:
+        # The loader raises: an error of a worker process is not told as it is.
+        none = np.zeros((self.group * self.crops_per_image, 1, 1, 3), np.uint8)
+        return {"hr": none, DAMAGED: np.array(sorted(self._damaged))}
 
   def too_many(self, places: Collection[tuple[int, int]]) -> ValueError:
     """What to raise where more records are damaged than may be."""
     path = self.units[min(places)[0]][0]
-    told = "; ".join(self.describe(place) for place in sorted(places))
+    told = "; ".join(self.describe(place) for place in sorted(places)[:_TOLD])
     return ValueError(
       f"{len(places)} records are damaged, and {self.max_bad} may be skipped "
       f"(max_bad): {told}. Delete the folder {path}, and the next start builds "
@@ -238,7 +243,7 @@ class Crops:
         missed |= found
         images[i] = (images[i] + 1) % self.num_images
       else:
-        raise self.too_many(missed)
+        raise ValueError(f"no record is whole: {self.describe(min(missed))}")
     return images, missed
 
   def _frames(self, images: np.ndarray, words: np.ndarray) -> _Frames:
