@@ -28,8 +28,10 @@ def read_metadata(data: bytes) -> dict[str, str]:
   if length > _MAX_HEADER:
     raise ValueError(f"its header has {length} bytes, over {_MAX_HEADER}")
   metadata = _object(data[8 : 8 + length], "header").get("__metadata__") or {}
-  if not isinstance(metadata, dict):
-    raise ValueError("its metadata is no JSON object")
+  if not isinstance(metadata, dict) or not all(
+    isinstance(text, str) for text in metadata.values()
+  ):
+    raise ValueError("its metadata is no JSON object of texts")
   return metadata
 
 
