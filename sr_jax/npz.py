@@ -66,7 +66,9 @@ def _read_entry(
   shape, by_column, dtype = header(stream)
   start, count = stream.tell(), math.prod(shape)
   if dtype.kind not in "biuf" or count * dtype.itemsize != len(content) - start:
-    raise ValueError(f"{info.filename} is not an array of numbers of its size")
+    raise ValueError(
+      f"{info.filename} is not an array of its size, or not of numbers"
+    )
   array = np.frombuffer(content, dtype, count, start) if count else ()
   return info.filename.removesuffix(".npy"), np.reshape(
     np.asarray(array, dtype), shape, order="F" if by_column else "C"
