@@ -23,6 +23,7 @@ def test_damaged_images(examples, tmp_path):
     cv2.imencode(suffix, pixels)[1].tobytes()
     for suffix in (".png", ".jpg", ".webp", ".bmp", ".tif", ".ppm")
     for pixels in (image, grey)
+    if (suffix, pixels.ndim) != (".ppm", 2)
   ] + [cv2.imencode(".png", deep)[1].tobytes()]
   path = tmp_path / "image"
   refused = []
