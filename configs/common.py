@@ -155,6 +155,9 @@ def base() -> Any:
         "num_workers": 0,
         # Seconds without a batch after which the run stops; 0 waits for ever.
         "timeout": 600.0,
+        # Images that cannot be decoded, and damaged records, that are skipped
+        # until the run stops and names them; 0 stops at the first.
+        "max_bad": 10,
       },
       # How the step makes the low-resolution image: BI (MATLAB's bicubic), BD
       # (BasicVSR's gaussian) or DUF (DUF's).

@@ -11,6 +11,7 @@ _PACKAGE = pathlib.Path(__file__).parents[1] / "sr_jax"
 _FLOORS = {
   "types": 0,
   "sharding": 0,
+  "npz": 0,
   "ops": 0,
   "degradations": 1,
   "models": 1,
@@ -32,9 +33,29 @@ _OWNERS = {
   "tensorboardX": ("training/writers.py",),
   "ml_collections": ("training", "evaluation"),
 }
-_FORBIDDEN = ("tensorflow", "torch", "clu", "pickle")
+_FORBIDDEN = (
+  *("tensorflow", "torch", "clu"),
+  # What is read by these may be a program.
+  *("pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib"),
+  *("shelve", "marshal", "yaml", "runpy", "code", "tarfile"),
+)
+
+#: Calls that run what they are given, or unpack it to where it says. NumPy's
+#: load and SciPy's loadmat are among them for what a file can make them
+#: allocate; sr_jax.npz and weights.plain_mat are in their place.
+_UNSAFE_CALLS = (
+  *("eval", "exec", "compile", "__import__", "os.system", "os.popen"),
+  *("np.load", "numpy.load", "np.fromregex", "scipy.io.loadmat", "loadmat"),
+  *("jnp.load", "jax.numpy.load", "torch.load", "yaml.load"),
+  *("importlib.import_module", "shutil.unpack_archive"),
+)
+_UNSAFE_METHODS = ("extract", "extractall", "load_module", "exec_module")
 
 _MODULES = sorted(_PACKAGE.rglob("*.py"))
+_SCRIPTS = [
+  *(_PACKAGE.parent / name for name in ("train.py", "eval.py")),
+  *sorted((_PACKAGE.parent / "configs").glob("*.py")),
+]
 
 
 def _imports(path):
@@ -74,6 +95,58 @@ def _breaches(path, names):
     for package in _FORBIDDEN:
       if _within(name, package):
         yield f"{place} imports {name}"
+
+
+def _dotted(node):
+  """`a.b.c` of a name or an attribute of one, else `.c` or nothing."""
+  if isinstance(node, ast.Name):
+    return node.id
+  if isinstance(node, ast.Attribute):
+    return f"{_dotted(node.value)}.{node.attr}"
+  return ""
+
+
+def _unsafe(tree):
+  """Line and call of what could run the content of a file."""
+  for node in ast.walk(tree):
+    if isinstance(node, ast.Call):
+      name = _dotted(node.func)
+      if name in _UNSAFE_CALLS or (
+        isinstance(node.func, ast.Attribute)
+        and node.func.attr in _UNSAFE_METHODS
+      ):
+        yield f"{node.lineno}: {name}"
+      for word in node.keywords:
+        if word.arg == "allow_pickle" and not (
+          isinstance(word.value, ast.Constant) and word.value.value is False
+        ):
+          yield f"{node.lineno}: {name}(allow_pickle=...)"
+        if word.arg == "shell":
+          yield f"{node.lineno}: {name}(shell=...)"
+
+
+@pytest.mark.parametrize("path", _MODULES + _SCRIPTS, ids=lambda p: p.stem)
+def test_nothing_that_is_read_is_run(path):
+  assert not list(_unsafe(ast.parse(path.read_text())))
+
+
+@pytest.mark.parametrize(
+  "code",
+  [
+    "eval(text)",
+    "exec(data)",
+    "np.load(path)",
+    "numpy.load(path, allow_pickle=True)",
+    "read(path, allow_pickle=flag)",
+    "x = torch.load(path, weights_only=True)",
+    "yaml.load(text, Loader=yaml.Loader)",
+    "zipfile.ZipFile(path).extractall(folder)",
+    "archive.extract(name)",
+    "subprocess.run(text, shell=True)",
+  ],
+)
+def test_a_call_that_runs_a_file_is_seen(code):
+  assert list(_unsafe(ast.parse(code)))
 
 
 @pytest.mark.parametrize("path", _MODULES, ids=lambda p: p.stem)

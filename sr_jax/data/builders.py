@@ -41,6 +41,7 @@ class SubImagesConfig(tfds.core.BuilderConfig):
     sub_image_step: Distance between tiles.
     scales: Sizes at which every image is taken; 1.0 is the image itself.
     scale: HR side over LR side of a paired source, else None.
+    max_bad: How many files may be left out because they cannot be read.
   """
 
   source: sources.Source
@@ -48,6 +49,7 @@ class SubImagesConfig(tfds.core.BuilderConfig):
   sub_image_step: int
   scales: tuple[float, ...]
   scale: int | None
+  max_bad: int
 
 
 class SubImages(
@@ -100,6 +102,11 @@ class SubImages(
     ]
     return [range(*span) for span in spans]
 
+  @property
+  def bad(self) -> list[str]:
+    """What was left out: the file, and why."""
+    return list((self.info.metadata or {}).get("bad", ()))
+
   def _split_generators(self, dl_manager):
     del dl_manager
     return {self.builder_config.source.split: self._generate_examples()}
@@ -107,7 +114,7 @@ class SubImages(
   def _generate_examples(self) -> Iterator[tuple[int, dict]]:
     config, row = self.builder_config, 0
     source = config.source
-    units, spans = [], []
+    units, spans, bad = [], [], []
     console = rich.console.Console(stderr=True)
     files = iter(
       rich.progress.track(
@@ -120,24 +127,42 @@ class SubImages(
     )
     groups = source.clips or [(str(path), 1) for path in source.hr]
     for name, length in groups:
-      first, tiles = row, []
+      first, tiles, spoilt = row, [], False
       for i in itertools.islice(files, length):
+        if spoilt:
+          continue
+        try:
+          images = _read(config, i)
+        except (sources.UnreadableError, OSError) as error:
+          bad.append(str(error))
+          if not config.max_bad:
+            raise
+          if len(bad) > config.max_bad:
+            raise _too_many(bad, config.max_bad) from error
+          spoilt = True
+          continue
         found = []
-        for tile, example in _examples(config, i):
+        for tile, example in _examples(config, i, *images):
           yield row, example
           row += 1
           found.append(tile)
         if tiles and found != tiles:
           raise ValueError(_uneven(name, source.hr[i], found, tiles))
         tiles = found
+      if spoilt:  # of a clip the frames before are there, and not used
+        continue
       for k, tile in enumerate(tiles):
         units.append([name, *dataclasses.astuple(tile)])
         spans.append([first + k, row, len(tiles)])
+    if not units:
+      raise ValueError(f"nothing of {source.name!r} can be read: {bad[0]}")
     metadata = self.info.metadata
     if metadata is not None:  # it never is: _info made it
       metadata["records"] = units
       if source.clips:
         metadata["clips"] = spans
+      if bad:
+        metadata["bad"] = bad
 
 
 def prepare(
@@ -148,6 +173,7 @@ def prepare(
   scales: Sequence[float] = (1.0,),
   scale: int | None = None,
   cache_dir: str | os.PathLike | None = None,
+  max_bad: int = 0,
 ) -> SubImages:
   """Builds a source's records, or finds them built.
 
@@ -165,14 +191,16 @@ def prepare(
     scale: HR side over LR side, needed where the source is paired.
     cache_dir: Where builds are kept; by default the environment variable
       SR_JAX_CACHE, else ~/.cache/sr_jax/tfds.
+    max_bad: How many files that cannot be read are left out, and told by
+      `SubImages.bad`; with a frame its clip is.
 
   Returns:
     The builder, built.
 
   Raises:
-    ValueError: an option is out of range, or an image is corrupt or does not
-      fit its LR partner (names the file), or the frames of a clip differ in
-      size, or cache_dir is not a file system.
+    ValueError: an option is out of range, or more images are corrupt, or one
+      does not fit its LR partner (names the file), or the frames of a clip
+      differ in size, or cache_dir is not a file system.
   """
   if sub_image_size and not 1 <= sub_image_step <= sub_image_size:
     raise ValueError(
@@ -199,6 +227,7 @@ def prepare(
     sub_image_step=sub_image_step,
     scales=tuple(scales),
     scale=scale if source.lr else None,
+    max_bad=max_bad,
   )
   config.name = f"{source.name}-{source.split}-{_digest(config)}"
   with _quiet():
@@ -209,6 +238,8 @@ def prepare(
     )
     if not builder.is_prepared():
       _build(builder)
+  if len(builder.bad) > max_bad:  # built where more were allowed
+    raise _too_many(builder.bad, max_bad)
   return builder
 
 
@@ -252,16 +283,23 @@ def _digest(config: SubImagesConfig) -> str:
   return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _examples(
+def _read(
   config: SubImagesConfig, i: int
-) -> Iterator[tuple[transforms.Tile, dict]]:
-  """`(tile, example)` of each sub-image of one file."""
+) -> tuple[np.ndarray, np.ndarray | None]:
+  """One file, and its LR partner where it is paired."""
   path = config.source.hr[i]
   image = sources.read_image(path)
-  lr, ratio = None, config.scale or 1
-  if config.source.lr:
-    lr = sources.read_image(config.source.lr[i])
-    image = _match(image, lr, ratio, path, config.source.lr[i])
+  if not config.source.lr:
+    return image, None
+  lr = sources.read_image(config.source.lr[i])
+  return _match(image, lr, config.scale, path, config.source.lr[i]), lr
+
+
+def _examples(
+  config: SubImagesConfig, i: int, image: np.ndarray, lr: np.ndarray | None
+) -> Iterator[tuple[transforms.Tile, dict]]:
+  """`(tile, example)` of each sub-image of one file."""
+  path, ratio = config.source.hr[i], config.scale or 1
   for size in config.scales:
     hr = image if size == 1 else _resize(image, size)
     side = config.sub_image_size or max(hr.shape[:2])
@@ -272,6 +310,13 @@ def _examples(
       if lr is not None:
         example["lr"] = _crop(lr, tile, ratio)
       yield tile, example
+
+
+def _too_many(bad: list[str], max_bad: int) -> ValueError:
+  return ValueError(
+    f"{len(bad)} files cannot be read, and {max_bad} may be left out "
+    f"(max_bad): {'; '.join(bad)}"
+  )
 
 
 def _uneven(

@@ -13,11 +13,14 @@ which position.
 Of clips a window of frames stands for an image: an epoch goes through as many
 of them as there are, and a crop is at the same place, and flipped the same
 way, in all of its frames.
+
+A record that cannot be read is replaced by the next that can, in the order of
+the files: of that too nothing depends on what was read before.
 """
 
 import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,8 +32,22 @@ from sr_jax.types import Batch
 #: Frames of the clips, or that they are images.
 _Frames = np.ndarray | None
 
+#: Where a batch tells `(unit, frame)` of the damaged records it did without.
+DAMAGED = "damaged"
+
+# Damaged records that a message names.
+_TOLD = 20
+
 #: Key of the stream that places crops; epoch e is shuffled by key e + 1.
 _CROPS = 0
+
+
+class _DamagedError(Exception):
+  """A record cannot be read: `(unit, frame)` of it."""
+
+  def __init__(self, place: tuple[int, int]):
+    super().__init__(place)
+    self.place = place
 
 
 class Crops:
@@ -62,6 +79,7 @@ class Crops:
     intervals: Sequence[int] = (1,),
     random_reverse: bool = False,
     mirror: bool = False,
+    max_bad: int = 0,
   ):
     self.seed, self.augment, self.paired = seed, augment, paired
     self.scale, self.crops_per_image = scale, crops_per_image
@@ -70,7 +88,11 @@ class Crops:
     self.shard_index, self.shard_count = shard_index, shard_count
     self.group = batch_size * crops_per_image
     self.keep = False
+    self.max_bad = max_bad
     self._kept: dict[tuple[int, int], list[np.ndarray]] = {}
+    self._damaged: set[tuple[int, int]] = set()
+    self._names: list[str] = []
+    self._sizes: list[tuple[int, int]] = []
     self.units: list[tuple[str, str, range]] = []  # build, split, rows
     self.windows: list[transforms.Window] = []
     self.num_bytes = 0
@@ -90,6 +112,8 @@ class Crops:
           raise ValueError(_too_short(name, rows, num_frames, max(intervals)))
         counts.append(count)
         self.units.append((str(builder.data_path), split, rows))
+        self._names.append(name)
+        self._sizes.append((tile.height, tile.width))
         self.windows.append(where)
         self.num_bytes += 3 * tile.height * tile.width * len(rows)
     self._rows = np.array([w.rows for w in self.windows])
@@ -128,6 +152,41 @@ class Crops:
     return self._length
 
   def __getitem__(self, index: int) -> Batch:
+    while True:
+      try:
+        return self._chunk(index)
+      except _DamagedError as error:
+        self._damaged.add(error.place)
+      if len(self._damaged) > self.max_bad:
+        # The loader raises: an error of a worker process is not told as it is.
+        none = np.zeros((self.group * self.crops_per_image, 1, 1, 3), np.uint8)
+        return {"hr": none, DAMAGED: np.array(sorted(self._damaged))}
+
+  def too_many(self, places: Collection[tuple[int, int]]) -> ValueError:
+    """What to raise where more records are damaged than may be."""
+    path = self.units[min(places)[0]][0]
+    told = "; ".join(self.describe(place) for place in sorted(places)[:_TOLD])
+    return ValueError(
+      f"{len(places)} records are damaged, and {self.max_bad} may be skipped "
+      f"(max_bad): {told}. Delete the folder {path}, and the next start builds "
+      "it anew from the images"
+    )
+
+  def describe(self, place: tuple[int, int]) -> str:
+    """Which record that is, and what is wrong with it."""
+    unit, frame = place
+    path, _, rows = self.units[unit]
+    reason = "it can be read now"
+    try:
+      self._record(unit, frame)
+    except _DamagedError as error:
+      reason = " ".join(str(error.__cause__).split())[:200]
+    what = f"frame {frame} of " if self.num_frames else ""
+    return (
+      f"record {rows[frame]} of {path} ({what}{self._names[unit]}): {reason}"
+    )
+
+  def _chunk(self, index: int) -> Batch:
     first, count = self._positions(index)
     times, n = self.crops_per_image, self.num_images
     positions = np.arange(first, first + count)
@@ -139,6 +198,7 @@ class Crops:
     key = np.array([self.seed, _CROPS], np.uint64)
     philox = np.random.Philox(key=key, counter=first * times)
     draws = philox.random_raw(4 * count * times).reshape(-1, 4)
+    images, missed = self._replace(images, draws[::times, 2:])
     frames = self._frames(images, draws[::times, 2:])
     units = np.repeat(self._unit[images], times)
     unit = (draws[:, :2] >> 11) * 2.0**-53
@@ -147,10 +207,41 @@ class Crops:
     flips = (draws[:, 2] & 7).astype(np.int64) * self.augment
     slot = self._slots(draws[:, 3])
     crops = np.stack([slot, units, rows, columns, flips], axis=1)
-    return self._cut(crops.tolist(), frames)
+    batch = self._cut(crops.tolist(), frames)
+    if missed:
+      batch[DAMAGED] = np.array(sorted(missed))
+    return batch
 
   def __getstate__(self) -> dict[str, Any]:
     return {**self.__dict__, "_kept": {}}  # workers keep images of their own
+
+  def _replace(
+    self, images: np.ndarray, words: np.ndarray
+  ) -> tuple[np.ndarray, set[tuple[int, int]]]:
+    """The images, other ones for the damaged; and the records of these.
+
+    A window is judged by its own frames, as they are drawn at its position:
+    else it would count what has been met before.
+    """
+    missed: set[tuple[int, int]] = set()
+    damaged = sorted(self._damaged)
+    suspect = np.isin(self._unit[images], [unit for unit, _ in damaged])
+    if not suspect.any():
+      return images, missed
+    images = images.copy()
+    for i in np.flatnonzero(suspect):
+      for _ in range(self.num_images):
+        frames = self._frames(images[i : i + 1], words[i : i + 1])
+        window = [0] if frames is None else frames[0].tolist()
+        unit = int(self._unit[images[i]])
+        found = {(unit, frame) for frame in window}.intersection(damaged)
+        if not found:
+          break
+        missed |= found
+        images[i] = (images[i] + 1) % self.num_images
+      else:
+        raise ValueError(f"no record is whole: {self.describe(min(missed))}")
+    return images, missed
 
   def _frames(self, images: np.ndarray, words: np.ndarray) -> _Frames:
     """The frames of each window, `[n, t]`; of images there are none."""
@@ -231,16 +322,29 @@ class Crops:
 
   def _pixels(self, unit: int, frames: list[int]) -> list[list[np.ndarray]]:
     """HR, and LR where paired, of frames of a unit."""
-    path, split, rows = self.units[unit]
     read = {}
     for frame in frames:
       if (unit, frame) not in self._kept:
-        record = _open(path, split)[rows[frame]]
-        read[unit, frame] = [record[k] for k in ("hr", "lr") if k in record]
+        read[unit, frame] = self._record(unit, frame)
     if self.keep:
       self._kept |= read
       read = self._kept
     return [read[unit, frame] for frame in frames]
+
+  def _record(self, unit: int, frame: int) -> list[np.ndarray]:
+    path, split, rows = self.units[unit]
+    height, width = self._sizes[unit]
+    try:
+      record = _open(path, split)[rows[frame]]
+      images = [record[k] for k in ("hr", "lr") if k in record]
+      for image, ratio in zip(images, (1, self.scale), strict=False):
+        if image.shape != (height // ratio, width // ratio, 3):
+          raise ValueError(f"an image in it is {image.shape}")
+    except MemoryError:
+      raise
+    except Exception as error:  # the readers beneath raise many kinds
+      raise _DamagedError((unit, frame)) from error
+    return images
 
 
 @functools.lru_cache(maxsize=8)

@@ -13,10 +13,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import grain
+import numpy as np
 from absl import flags
 
 from sr_jax.data import builders, clips, sources, transforms
-from sr_jax.data.crops import Crops
+from sr_jax.data.crops import DAMAGED, Crops
 from sr_jax.types import Batch
 
 #: Decoded images are kept in memory up to this many bytes ("auto").
@@ -32,20 +33,33 @@ class Loader:
     num_images: What an epoch goes through, of all shards together: images, or
       the sub-images they were cut into; of clips windows of frames.
     paired: Whether batches have "lr".
+    bad: What was left out of the batches so far, files and records that
+      cannot be read: each once, with the reason.
   """
 
   def __init__(
-    self, iterator: grain.DatasetIterator, *, num_images: int, paired: bool
+    self, iterator: grain.DatasetIterator, reader: Crops, bad: Sequence[str]
   ):
     self.iterator = iterator
-    self.num_images = num_images
-    self.paired = paired
+    self.num_images = reader.num_images
+    self.paired = reader.paired
+    self.bad = list(bad)
+    self._reader = reader
+    self._damaged: set[tuple[int, int]] = set()
 
   def __iter__(self) -> Iterator[Batch]:
     return self
 
   def __next__(self) -> Batch:
-    return next(self.iterator)
+    batch = dict(next(self.iterator))
+    # Of each worker process it is told by the batches alone.
+    for unit, frame in batch.pop(DAMAGED, np.empty((0, 2))).tolist():
+      if (unit, frame) not in self._damaged:
+        self._damaged.add((unit, frame))
+        self.bad.append(self._reader.describe((unit, frame)))
+    if len(self._damaged) > self._reader.max_bad:
+      raise self._reader.too_many(self._damaged)
+    return batch
 
   def get_state(self) -> dict[str, Any]:
     """The place in the stream, as JSON allows it."""
@@ -96,6 +110,7 @@ def make_loader(
   interval: int | Sequence[int] = 1,
   random_reverse: bool = False,
   mirror: bool = False,
+  max_bad: int = 0,
 ) -> Loader:
   """Opens a stream of training batches, building records where needed.
 
@@ -140,6 +155,9 @@ def make_loader(
       each window draws one.
     random_reverse: Turn half of the windows round in time.
     mirror: Append to each window its frames backwards: 7 become 14.
+    max_bad: How many images that cannot be decoded are left out, and damaged
+      records replaced by the next whole one; `Loader.bad` tells them. With a
+      frame that cannot be decoded its clip is left out.
 
   Returns:
     A loader of batches {"hr": uint8 [b, h, w, 3]}, of clips [b, t, h, w, 3],
@@ -147,9 +165,10 @@ def make_loader(
 
   Raises:
     FileNotFoundError: a set or folder is not there.
-    ValueError: an argument is out of range; an image is corrupt, too small
-      for a crop, or does not fit its LR partner, or a clip is too short (the
-      file or clip is named).
+    ValueError: an argument is out of range; more images than max_bad are
+      corrupt, one is too small for a crop or does not fit its LR partner, or a
+      clip is too short (the file or clip is named). A batch raises it too, of
+      damaged records.
   """
   _check_at_least(
     1,
@@ -165,7 +184,9 @@ def make_loader(
   _check_clip_options(num_frames, intervals, random_reverse, mirror)
   if border not in transforms.BORDERS:
     raise ValueError(f"border {border!r} is not one of {[*transforms.BORDERS]}")
-  _check_at_least(0, margin=margin, seed=seed, num_workers=num_workers)
+  _check_at_least(
+    0, margin=margin, seed=seed, num_workers=num_workers, max_bad=max_bad
+  )
   if epochs is not None:
     _check_at_least(1, epochs=epochs)
   if patch_size % scale:
@@ -191,17 +212,20 @@ def make_loader(
       f"{spec!r} joins sets with and without LR images; give all or none "
       "their ':lr='"
     )
-  built = [
-    builders.prepare(
-      source,
-      sub_image_size=sub_image_size,
-      sub_image_step=sub_image_step,
-      scales=scales,
-      scale=scale,
-      cache_dir=cache_dir,
+  built, bad = [], []
+  for source in found:
+    built.append(
+      builders.prepare(
+        source,
+        sub_image_size=sub_image_size,
+        sub_image_step=sub_image_step,
+        scales=scales,
+        scale=scale,
+        cache_dir=cache_dir,
+        max_bad=max_bad - len(bad),
+      )
     )
-    for source in found
-  ]
+    bad += built[-1].bad
   reader = Crops(
     built,
     batch_size=batch_size,
@@ -221,6 +245,7 @@ def make_loader(
     intervals=intervals,
     random_reverse=random_reverse,
     mirror=mirror,
+    max_bad=max_bad - len(bad),
   )
   small = reader.num_bytes < CACHE_BYTES and num_workers == 0
   reader.keep = small if cache == "auto" else bool(cache)
@@ -245,7 +270,7 @@ def make_loader(
       stream,
       _Unstack(batch_size, drop_remainder, crops_per_image**2),  # pyright: ignore[reportCallIssue]
     )
-  return Loader(iter(stream), num_images=reader.num_images, paired=paired)
+  return Loader(iter(stream), reader, bad)
 
 
 def _live_and_die_with_parent(index: int, count: int) -> None:
@@ -301,10 +326,15 @@ class _Unstack(grain.experimental.FlatMapTransform):
     self.max_fan_out = max_fan_out
 
   def flat_map(self, element: Batch) -> list[Batch]:
-    count = len(element["hr"])
+    damaged = element.get(DAMAGED)
+    images = {k: v for k, v in element.items() if k != DAMAGED}
+    count = len(images["hr"])
     if self.drop_remainder:
       count -= count % self.batch_size
-    return [
-      {k: v[i : min(i + self.batch_size, count)] for k, v in element.items()}
+    batches = [
+      {k: v[i : min(i + self.batch_size, count)] for k, v in images.items()}
       for i in range(0, count, self.batch_size)
     ]
+    if damaged is not None and batches:
+      batches[0][DAMAGED] = damaged
+    return batches

@@ -6,6 +6,7 @@ low-resolution images are given too, `HR:lr=LR_FOLDER`. Of video `clips` finds
 the files, by the same spec.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import importlib.util
@@ -36,6 +37,10 @@ PHOTOS: dict[str, tuple[str, ...]] = {
 }
 
 _PAIR = ":lr="
+
+
+class UnreadableError(ValueError):
+  """A file that is no image, or is one no longer."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,12 +134,15 @@ def read_image(path: epath.PathLike) -> np.ndarray:
     uint8 `[h, w, 3]`.
 
   Raises:
-    ValueError: the file cannot be decoded, has transparency, or holds floats.
+    UnreadableError: the file cannot be decoded.
+    ValueError: it has transparency, or holds floats.
   """
   data = np.frombuffer(epath.Path(path).read_bytes(), np.uint8)
-  image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
+  image = None
+  with contextlib.suppress(cv2.error):  # a size that no image has
+    image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
   if image is None:
-    raise ValueError(
+    raise UnreadableError(
       f"{path} ({data.size} bytes) cannot be decoded as an image: it is "
       "corrupt, cut short, or of another format; replace it or move it away"
     )

@@ -10,9 +10,7 @@ count as negative pixels and half as positive ones. In float32 it is zero.
 """
 
 import dataclasses
-import io
 import os
-import zipfile
 
 import cv2
 import numpy as np
@@ -20,6 +18,7 @@ from etils import epath
 from jaxtyping import Float, Shaped
 from scipy import ndimage, special
 
+from sr_jax.npz import read_npz
 from sr_jax.ops.color import rgb_to_y, to_float
 from sr_jax.ops.resize import imresize
 from sr_jax.types import AnyArray
@@ -109,22 +108,15 @@ def load_prior(path: str | os.PathLike) -> NiqePrior:
       "BasicSR (in its folder basicsr/metrics) and put it there"
     )
   try:
-    with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
-      arrays = {
-        field: np.asarray(file[key], np.float64) for field, key in _KEYS.items()
-      }
-  except (
-    AttributeError,  # an .npy: an array cannot be closed
-    TypeError,
-    EOFError,
-    KeyError,
-    ValueError,
-    zipfile.BadZipFile,
-  ) as error:
-    # NumPy takes what it does not know for a pickle, and advises to run it.
-    reason = "" if "pickle" in str(error) else f" ({error})"
+    found = read_npz(path.read_bytes())
+    if missing := [key for key in _KEYS.values() if key not in found]:
+      raise ValueError(f"it lacks {missing}")
+    arrays = {
+      field: np.asarray(found[key], np.float64) for field, key in _KEYS.items()
+    }
+  except ValueError as error:
     raise ValueError(
-      f"{path} is not a NIQE prior{reason}; the rule is an .npz of numbers "
+      f"{path} is not a NIQE prior ({error}); the rule is an .npz of numbers "
       f"with the arrays {list(_KEYS.values())}, as BasicSR's "
       "niqe_pris_params.npz is"
     ) from error

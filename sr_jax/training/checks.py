@@ -19,6 +19,7 @@ _MAY_CHANGE = (
   "data.cache",
   "data.data_dir",
   "data.timeout",
+  "data.max_bad",
   "eval",
   "eval_every",
   "health",
@@ -139,8 +140,11 @@ def check_unchanged(config: Config, stored: epath.Path) -> None:
   text = json.dumps(config.to_dict(), default=list)
   new = _flat(json.loads(text))
   try:
-    old = _flat(json.loads(stored.read_text()))
-  except ValueError as error:
+    read = json.loads(stored.read_text())
+    if not isinstance(read, dict):
+      raise ValueError(f"it is a {type(read).__name__}")
+    old = _flat(read)
+  except (RecursionError, ValueError) as error:
     raise ValueError(
       f"{stored} is damaged ({error}); delete it if this is the config that "
       "the run was begun with"

@@ -50,6 +50,7 @@ def open_loader(config: Config, parts: Experiment) -> data.Loader:
     augment=fields.augment,
     cache=_CACHE.get(str(fields.cache), str(fields.cache)),
     num_workers=fields.num_workers,
+    max_bad=fields.max_bad,
     shard_index=jax.process_index(),
     shard_count=jax.process_count(),
     **options,
@@ -84,7 +85,7 @@ class Watched:
     self._drawn: queue.SimpleQueue[Any] = queue.SimpleQueue()
     self._stalled = False
     self._thread: threading.Thread | None = None
-    self.num_images = loader.num_images
+    self.num_images, self.bad = loader.num_images, loader.bad
     self.get_state, self.set_state = loader.get_state, loader.set_state
 
   def __iter__(self) -> "Watched":

@@ -131,6 +131,7 @@ class _Run:
     self.due = False
     self.results: dict[str, float] = {}
     self.anew: list[str] = []
+    self.told_bad = 0
     self.state = self._begin()
     if self.main:
       text = json.dumps(config.to_dict(), indent=2, default=list)
@@ -299,9 +300,13 @@ class _Run:
       **summary(values),
       "learning_rate": float(self.parts.schedule(step - 1)),
       "images_per_second": rate * config.data.batch_size,
+      "bad_records": len(self.loader.bad),
     }
     left = (config.steps - step) / rate
     self.writers.line(progress_line(step, config.steps, scalars, left))
+    for text in self.loader.bad[self.told_bad :]:
+      self.writers.line(f"warning: skipped, {text}")
+    self.told_bad = len(self.loader.bad)
     if verdict.warning:
       self.writers.line(f"warning: {verdict.warning}")
     self.writers.progress(step, f"{rate:.1f} steps/s")

@@ -1,15 +1,21 @@
 """The authors' MATLAB weights of SRCNN and FSRCNN."""
 
-import io
 import re
 from typing import Any
 
 import numpy as np
-import scipy.io
 from etils import epath
 
 from sr_jax.models import FSRCNN, SRCNN
 from sr_jax.weights import tree
+from sr_jax.weights.plain_mat import Value, read_mat
+
+_SRCNN = tuple(
+  f"{kind}_conv{i}" for kind in ("weights", "biases") for i in (1, 2, 3)
+)
+_FSRCNN = ("weights_conv", "biases_conv", "prelu_conv")
+# The authors have four; building a network takes time for each.
+_MAX_BLOCKS = 256
 
 
 def load_mat(
@@ -38,47 +44,47 @@ def load_mat(
   """
   path = epath.Path(path).expanduser()
   try:
-    content = scipy.io.loadmat(io.BytesIO(path.read_bytes()))
-  except FileNotFoundError:
-    raise
-  except Exception as error:  # scipy raises half a dozen kinds
+    content = read_mat(path.read_bytes())
+  except ValueError as error:
     raise ValueError(
       f"{path} is not a readable MATLAB file ({error}); it may be cut short: "
       "fetch it again. One saved with -v7.3 must be saved anew with -v7"
     ) from error
   scale = _scale(path, scale)
   try:
-    if "prelu_conv" in content:
-      model, flat = _fsrcnn(content, scale)
-    else:
-      model, flat = _srcnn(content, scale)
+    with np.errstate(all="ignore"):  # what overflows float32 is infinite
+      if "prelu_conv" in content:
+        model, flat = _fsrcnn(content, scale)
+      else:
+        model, flat = _srcnn(content, scale)
+    shapes = tree.shapes(model)
   except (KeyError, IndexError, TypeError, ValueError) as error:
-    names = sorted(name for name in content if not name.startswith("__"))
     raise ValueError(
-      f"{path} holds {names}, which is neither the authors' SRCNN "
-      "(weights_conv1, biases_conv1, ... 3) nor FSRCNN (cell arrays "
+      f"{path} holds {sorted(content)[:20]}, which is neither the authors' "
+      "SRCNN (weights_conv1, biases_conv1, ... 3) nor FSRCNN (cell arrays "
       f"weights_conv, biases_conv, prelu_conv): {error}"
     ) from error
   tree.check(
     {key: value.shape for key, value in flat.items()},
-    tree.shapes(model),
+    shapes,
     what=f"{path} does not hold a whole {type(model).__name__}",
     fix="The file may be damaged: fetch it again",
   )
   return model, tree.unflatten(flat)
 
 
-def _srcnn(content: dict[str, Any], scale: int) -> tuple[SRCNN, tree.Flat]:
+def _srcnn(content: dict[str, Value], scale: int) -> tuple[SRCNN, tree.Flat]:
   """weights_conv1 [k*k, n1], weights_conv2 [n1, k*k, n2], conv3 [n2, k*k]."""
+  arrays = {name: _array(content, name) for name in _SRCNN}
   kernels = [
-    _kernel(content["weights_conv1"][None]),
-    _kernel(content["weights_conv2"]),
-    _kernel(content["weights_conv3"][..., None]),
+    _kernel(arrays["weights_conv1"][None]),
+    _kernel(arrays["weights_conv2"]),
+    _kernel(arrays["weights_conv3"][..., None]),
   ]
   flat = {}
   for i, kernel in enumerate(kernels, start=1):
     flat[f"params/conv{i}/kernel"] = kernel
-    flat[f"params/conv{i}/bias"] = _vector(content[f"biases_conv{i}"])
+    flat[f"params/conv{i}/bias"] = _vector(arrays[f"biases_conv{i}"])
   model = SRCNN(
     scale=scale,
     features=tuple(kernel.shape[-1] for kernel in kernels[:2]),
@@ -89,14 +95,13 @@ def _srcnn(content: dict[str, Any], scale: int) -> tuple[SRCNN, tree.Flat]:
   return model, flat
 
 
-def _fsrcnn(content: dict[str, Any], scale: int) -> tuple[FSRCNN, tree.Flat]:
+def _fsrcnn(content: dict[str, Value], scale: int) -> tuple[FSRCNN, tree.Flat]:
   """Cell arrays of [cin, k*k, cout]; the deconvolution's is [1, k*k, d]."""
-  weights, biases, slopes = (
-    content[key].ravel()
-    for key in ("weights_conv", "biases_conv", "prelu_conv")
-  )
+  weights, biases, slopes = (_arrays(content, name) for name in _FSRCNN)
+  num_blocks = len(weights) - 4
+  if not 0 < num_blocks <= _MAX_BLOCKS:
+    raise ValueError(f"weights_conv has {len(weights)} parts")
   kernels = [_kernel(weight) for weight in weights]
-  num_blocks = len(kernels) - 4
   names = ["feature", "shrink", *(f"map_{i}" for i in range(num_blocks))]
   flat = {}
   for name, kernel, bias, slope in zip(
@@ -120,8 +125,24 @@ def _fsrcnn(content: dict[str, Any], scale: int) -> tuple[FSRCNN, tree.Flat]:
   return model, flat
 
 
+def _array(content: dict[str, Value], name: str) -> np.ndarray:
+  value = content[name]
+  if not isinstance(value, np.ndarray):
+    raise ValueError(f"{name} is no array")
+  return value
+
+
+def _arrays(content: dict[str, Value], name: str) -> list[np.ndarray]:
+  value = content[name]
+  if not isinstance(value, list):
+    raise ValueError(f"{name} is no cell array")
+  return value
+
+
 def _kernel(weight: np.ndarray) -> np.ndarray:
   """[cin, k*k, cout], the taps column by column, to HWIO."""
+  if weight.ndim != 3 or not weight.size:
+    raise ValueError(f"weights have shape {weight.shape}")
   cin, taps, cout = weight.shape
   size = round(taps**0.5)
   kernel = weight.reshape(cin, size, size, cout).transpose(2, 1, 0, 3)

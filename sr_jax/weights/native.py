@@ -1,11 +1,9 @@
 """Our own weight files: safetensors with the network described inside."""
 
 import json
-import struct
 from collections.abc import Mapping
 from typing import Any
 
-import safetensors
 import safetensors.numpy
 from etils import epath
 
@@ -14,10 +12,21 @@ from sr_jax.types import Variables
 from sr_jax.weights import ncnn, tree
 from sr_jax.weights.files import write_whole
 from sr_jax.weights.mat import load_mat
+from sr_jax.weights.plain_safetensors import (
+  read_arrays,
+  read_metadata,
+  read_text,
+)
 
 _METADATA_KEY = "sr_jax"
 _FORMAT = 1
 _MATLAB_MAGIC = b"MATLAB "
+
+# What a description may ask for: tracing a network takes time for each layer,
+# and the matrices of an interpolation take memory.
+_MAX_LENGTH = 32
+_LIMITS = {"scale": 16, "blocks": 256, "frames": 256, "padding": 256}
+_LIMIT = 1 << 14
 
 
 def save(
@@ -48,8 +57,10 @@ def save(
   """
   path = epath.Path(path).expanduser()
   name, arguments = describe(model)
+  _check_arguments(arguments)
   flat = tree.flatten(variables)
-  _check(flat, model, what=f"the variables do not fit {name} {arguments}")
+  what = f"the variables do not fit {name} {arguments}"
+  _check(flat, tree.shapes(model), what=what)
   record = {
     "format": _FORMAT,
     "model": name,
@@ -107,18 +118,20 @@ def load(
     return model, variables
   record = _record(path, data)
   try:
+    _check_arguments(record["arguments"])
     model = build(record["model"], **record["arguments"])
-  except (KeyError, TypeError, ValueError) as error:
+    shapes = tree.shapes(model)
+  except Exception as error:  # arguments of a wrong type fail in many ways
     raise ValueError(
       f"{path} holds a network that this version of sr_jax does not know: "
-      f"{error}"
+      f"{str(error)[:1000]}"
     ) from error
   _check_scale(path, model, scale)
   try:
-    flat = safetensors.numpy.load(data)
-  except safetensors.SafetensorError as error:
+    flat = read_arrays(data)
+  except ValueError as error:
     raise ValueError(_damaged(path, error)) from error
-  _check(flat, model, what=f"{path} does not fit the network it describes")
+  _check(flat, shapes, what=f"{path} does not fit the network it describes")
   return model, tree.unflatten(flat)
 
 
@@ -148,14 +161,10 @@ def _record(path: epath.Path, data: bytes) -> dict[str, Any]:
         "give what sr_jax.weights.read_pth reads to sr_jax.weights.from_torch"
       )
     raise ValueError(f"{path} is not a weight file known here: {hint}")
-  (length,) = struct.unpack("<Q", data[:8])
   try:
-    if len(data) < 8 + length:
-      raise ValueError(f"the header alone has {length} bytes")
-    header = json.loads(data[8 : 8 + length])
+    metadata = read_metadata(data)
   except ValueError as error:
     raise ValueError(_damaged(path, error)) from error
-  metadata = header.get("__metadata__") or {}
   if _METADATA_KEY not in metadata:
     raise ValueError(
       f"{path} is a safetensors file, but not one that sr_jax saved: its "
@@ -164,9 +173,9 @@ def _record(path: epath.Path, data: bytes) -> dict[str, Any]:
       "sr_jax.weights.from_torch"
     )
   try:
-    record = json.loads(metadata[_METADATA_KEY])
+    record = read_text(metadata, _METADATA_KEY)
     version = record["format"]
-  except (KeyError, TypeError, ValueError) as error:
+  except (KeyError, ValueError) as error:
     raise ValueError(_damaged(path, error)) from error
   if version != _FORMAT:
     raise ValueError(
@@ -192,10 +201,28 @@ def _beside_ncnn(path: epath.Path) -> bool:
   return text.read_bytes().startswith(ncnn.MAGIC)
 
 
-def _check(flat: tree.Flat, model: Any, *, what: str) -> None:
+def _check_arguments(arguments: Mapping[str, Any]) -> None:
+  """Refuses sizes that no network has, before one is built.
+
+  Raises:
+    ValueError: names the argument.
+  """
+  for key, value in arguments.items():
+    limit = _LIMITS.get(key.rpartition("_")[-1], _LIMIT)
+    values = value if isinstance(value, list | tuple) else [value]
+    if len(values) > _MAX_LENGTH:
+      raise ValueError(f"'{key}' has {len(values)} parts")
+    for number in values:
+      if isinstance(number, int) and abs(number) > limit:
+        raise ValueError(f"{str(number)[:20]} is no '{key}'; {limit} at most")
+
+
+def _check(
+  flat: tree.Flat, shapes: Mapping[str, tuple[int, ...]], *, what: str
+) -> None:
   tree.check(
     {key: value.shape for key, value in flat.items()},
-    tree.shapes(model),
+    shapes,
     what=what,
     fix="Weights belong to the model and arguments that they were made with",
   )

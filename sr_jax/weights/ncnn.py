@@ -13,6 +13,8 @@ MAGIC = b"7767517"
 
 _FP16 = 0x01306B47
 _FP32 = 0
+# The largest known here has 0.1 MB; as Python objects it is fifty times that.
+_MAX_TEXT = 1 << 20
 # A number this far below zero announces a list.
 _LIST_KEYS = -23300
 # Layers without weights. Of any other it is not known what the .bin has.
@@ -120,6 +122,8 @@ def _read(path: epath.PathLike) -> list[_Node]:
 
 def _parse(data: bytes) -> list[_Node]:
   """Lines of: type, name, numbers of inputs and outputs, these, key=value."""
+  if len(data) > _MAX_TEXT:
+    raise ValueError(f"it has {len(data)} bytes, over {_MAX_TEXT}")
   magic, counts, *lines = data.decode("ascii").rstrip().splitlines()
   if magic.strip() != MAGIC.decode():
     raise ValueError(f"it does not begin with {MAGIC.decode()}")

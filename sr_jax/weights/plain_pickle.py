@@ -11,9 +11,11 @@ import pickletools
 from collections.abc import Iterable
 from typing import Any
 
-# A larger number than any network's, and so few that they are run in seconds.
-_MAX_INSTRUCTIONS = 1_000_000
-_MAX_AXES = 32
+# Of 10,000 tensors, which no network has, and so few that they are run in a
+# second or two and make no more than tens of megabytes of objects.
+_MAX_INSTRUCTIONS = 500_000
+_TENSOR_COST = 8
+_MAX_AXES = 8
 _MAX_SIZE = 1 << 62
 
 _ORDERED_DICT = "collections.OrderedDict"
@@ -53,12 +55,12 @@ class RefusedError(ValueError):
   """What the pickle wants is not done; the file itself may be whole."""
 
 
-@dataclasses.dataclass(eq=False)
+@dataclasses.dataclass(eq=False, slots=True)
 class _Global:
   name: str
 
 
-@dataclasses.dataclass(eq=False)
+@dataclasses.dataclass(eq=False, slots=True)
 class Storage:
   """Bytes beside the pickle, named in it."""
 
@@ -67,7 +69,7 @@ class Storage:
   size: int  # in elements
 
 
-@dataclasses.dataclass(eq=False)
+@dataclasses.dataclass(eq=False, slots=True)
 class Tensor:
   """A view of a storage."""
 
@@ -201,6 +203,7 @@ class Machine:
     if name in _PARAMETERS:
       return _of(Tensor, args[0])
     if name in _TENSORS:
+      self.instructions += _TENSOR_COST
       return _tensor(*args)
     raise ValueError(f"{name} is not called")
 

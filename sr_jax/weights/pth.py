@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from sr_jax.npz import check_entries
 from sr_jax.weights.plain_pickle import (
   STORAGES,
   Machine,
@@ -83,6 +84,7 @@ def read_pth(source: epath.PathLike | bytes) -> Any:
 
 def _read_zip(data: bytes) -> Any:
   """NAME/data.pkl, and a file NAME/data/KEY a storage."""
+  check_entries(data)
   with zipfile.ZipFile(io.BytesIO(data)) as archive:
     entries = {info.filename: info for info in archive.infolist()}
     # Entries that overlap, or say they are larger, would cost more than that.

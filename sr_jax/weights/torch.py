@@ -8,6 +8,7 @@ it. What the arrays of each network are called is in `torch_names.py`.
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from sr_jax.models import describe
@@ -61,9 +62,10 @@ def _constant(e: Entry) -> _Array:
 # Checkpoints nest the state dict, and trainers prefix its names.
 _WRAPPERS = ("params_ema", "params", "state_dict")
 _PREFIXES = ("module.", "generator.")
+_MAX_WRAPPED = 8
 
 
-def from_torch(model: Any, state_dict: Mapping[str, Any]) -> dict[str, Any]:
+def from_torch(model: Any, state_dict: Mapping[Any, Any]) -> dict[str, Any]:
   """Linen variables from a BasicSR- or MMagic-style state dict.
 
   Args:
@@ -86,7 +88,7 @@ def from_torch(model: Any, state_dict: Mapping[str, Any]) -> dict[str, Any]:
   _check_mapping(state_dict)
   table, shapes = entries(model), tree.shapes(model)
   arrays = {
-    key: np.asarray(value)
+    key: _array(key, value)
     for key, value in rename(model, _unwrap(state_dict)).items()
   }
   for e in table:
@@ -172,7 +174,8 @@ def _linen(
   for e in table:
     value = arrays[e.key]
     if e.kind != "count":
-      value = value.astype(np.float32)
+      with np.errstate(all="ignore"):  # what overflows float32 is infinite
+        value = value.astype(np.float32)
     value = KINDS[e.kind].from_torch(value, _shape(e, shapes))
     if e.index is None:
       flat[e.path] = value
@@ -234,10 +237,25 @@ def _torch_shape(
   return KINDS[e.kind].to_torch(empty).shape
 
 
-def _unwrap(state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
+def _unwrap(state_dict: Mapping[Any, Any]) -> Mapping[Any, Any]:
+  for _ in range(_MAX_WRAPPED):
+    inside = _inside(state_dict)
+    if inside is None:
+      return state_dict
+    state_dict = inside
+  raise ValueError(f"state_dict is wrapped more than {_MAX_WRAPPED} times over")
+
+
+def _inside(state_dict: Mapping[Any, Any]) -> Mapping[Any, Any] | None:
+  """What is in the outermost wrapper or prefix, if there is one."""
   for wrapper in _WRAPPERS:
     if isinstance(state_dict.get(wrapper), Mapping):
-      return _unwrap(state_dict[wrapper])
+      return state_dict[wrapper]
+  for key in state_dict:
+    if not isinstance(key, str):
+      raise ValueError(
+        f"state_dict has {key!r} among its names; the rule is name to array"
+      )
   for prefix in _PREFIXES:
     inside = {
       key.removeprefix(prefix): value
@@ -245,5 +263,20 @@ def _unwrap(state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
       if key.startswith(prefix)
     }
     if inside:
-      return _unwrap(inside)
-  return state_dict
+      return inside
+  return None
+
+
+def _array(key: str, value: Any) -> _Array:
+  """A tensor's numbers; a file may have anything under its name."""
+  try:
+    array = np.asarray(value)
+  except (OverflowError, TypeError, ValueError):
+    array = np.asarray(None)
+  kinds = (np.floating, np.integer, np.bool_)
+  if not any(jnp.issubdtype(array.dtype, kind) for kind in kinds):
+    raise ValueError(
+      f"{key} of the state_dict is no array of numbers, but a "
+      f"{type(value).__name__}; leave it out"
+    )
+  return array

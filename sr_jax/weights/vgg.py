@@ -2,7 +2,6 @@
 
 import io
 import json
-import math
 import re
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -15,8 +14,14 @@ import safetensors.numpy
 from etils import epath
 
 from sr_jax.models.vgg import VGG19
+from sr_jax.npz import check_entries, read_npz
 from sr_jax.weights import tree
 from sr_jax.weights.files import check_target, write_whole
+from sr_jax.weights.plain_safetensors import (
+  read_arrays,
+  read_metadata,
+  read_text,
+)
 from sr_jax.weights.pth import read_pth
 
 #: What makes a file that `load_vgg19` reads.
@@ -43,8 +48,6 @@ _PLACES: dict[int, str] = dict(
 _METADATA_KEY = "sr_jax_vgg19"
 # ImageNet's mean colour as the authors subtracted it, in [0, 255].
 _CAFFE_BGR = (103.939, 116.779, 123.68)
-# A compressed file may grow so much; weights do not shrink by half.
-_MAX_GROWTH = 8
 
 
 class _NotVGG19Error(ValueError):
@@ -209,24 +212,22 @@ def _read(path: epath.Path) -> _Weights:
 
 def _read_any(data: bytes) -> _Weights:
   if data.startswith(b"PK\x03\x04") and not _has_pickle(data):
-    return _from_caffe(_read_npz(data))
+    return _from_caffe(read_npz(data))
   if data.startswith((b"PK\x03\x04", b"\x80")):
     return _Weights(_named(_state_dict(read_pth(data))))
   if data[8:9] == b"{":
-    arrays = safetensors.numpy.load(data)
-    length = int.from_bytes(data[:8], "little")
-    header = json.loads(data[8 : 8 + length])
-    metadata = header.get("__metadata__", {})
-    weights = _Weights(_named(arrays))
+    metadata = read_metadata(data)
+    weights = _Weights(_named(read_arrays(data)))
     if _METADATA_KEY not in metadata:
       return weights
-    record = json.loads(metadata[_METADATA_KEY])
+    record = read_text(metadata, _METADATA_KEY)
     mean, std = (tuple(map(float, record[key])) for key in ("mean", "std"))
     return weights._replace(mean=mean, std=std)
   raise ValueError("it is neither a PyTorch checkpoint, nor safetensors or npz")
 
 
 def _has_pickle(data: bytes) -> bool:
+  check_entries(data)
   with zipfile.ZipFile(io.BytesIO(data)) as archive:
     return any(name.endswith("/data.pkl") for name in archive.namelist())
 
@@ -278,29 +279,3 @@ def _from_caffe(arrays: dict[str, np.ndarray]) -> _Weights:
   arrays["conv1_1/kernel"] = np.ascontiguousarray(kernel[:, :, ::-1])
   mean = tuple(value / 255.0 for value in reversed(_CAFFE_BGR))
   return _Weights(arrays, mean, (1.0 / 255.0,) * 3)
-
-
-def _read_npz(data: bytes) -> dict[str, np.ndarray]:
-  """As np.load, but what an entry says of its size is checked before."""
-  arrays = {}
-  with zipfile.ZipFile(io.BytesIO(data)) as archive:
-    entries = archive.infolist()
-    if sum(info.file_size for info in entries) > _MAX_GROWTH * len(data):
-      raise ValueError("its entries say they are far larger than the file")
-    for info in entries:
-      if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise ValueError(f"{info.filename} is compressed in another way")
-      with archive.open(info) as entry:  # no more than it says is decompressed
-        stream = io.BytesIO(entry.read(info.file_size))
-      version = np.lib.format.read_magic(stream)
-      header = np.lib.format.read_array_header_1_0
-      if version != (1, 0):
-        header = np.lib.format.read_array_header_2_0
-      shape, _, dtype = header(stream)
-      left = info.file_size - stream.tell()
-      if dtype.hasobject or math.prod(shape) * dtype.itemsize != left:
-        raise ValueError(f"{info.filename} is not an array of its size")
-      stream.seek(0)
-      name = info.filename.removesuffix(".npy")
-      arrays[name] = np.load(stream, allow_pickle=False)
-  return arrays

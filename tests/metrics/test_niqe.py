@@ -240,8 +240,8 @@ def _save_npz(path, **change):
   [
     (lambda path: path.write_bytes(b""), "is not a NIQE prior"),
     (lambda path: path.write_bytes(b"PK\x03\x04 no zip"), "is not a NIQE"),
-    (lambda path: path.write_bytes(b"neither"), r"is not a NIQE prior; the"),
-    (lambda path: np.savez(path, mu_pris_param=0), "cov_pris_param is not a"),
+    (lambda path: path.write_bytes(b"neither"), r"is not a NIQE prior \(.*zip"),
+    (lambda path: np.savez(path, mu_pris_param=0), r"lacks \['cov_pris_param'"),
     (
       lambda path: _save_npz(path, gaussian_window=np.array([{}, 1])),
       "is not a NIQE prior",

@@ -1,5 +1,7 @@
 """The authors' MATLAB files: made here as they lie, and the real ones."""
 
+import io
+
 import cv2
 import jax
 import jax.numpy as jnp
@@ -13,6 +15,7 @@ from sr_jax.models import FSRCNN, SRCNN
 from sr_jax.ops.color import rgb_to_y
 from sr_jax.ops.resize import imresize
 from sr_jax.weights import load, load_mat
+from sr_jax.weights.plain_mat import read_mat
 
 RNG = np.random.default_rng(11)
 
@@ -222,3 +225,40 @@ def test_the_authors_weights_give_their_figures(data_dir, folder, scale):
     figures.append(psnr(sr, hr, crop_border=scale, y_channel=True))
   assert len(figures) == 5
   assert abs(np.mean(figures) - SET5[folder][scale]) < 0.01
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_arrays_are_those_that_scipy_reads(compressed):
+  values = {
+    "double": RNG.standard_normal((2, 3, 4)),
+    "single": np.float32([[1.5, -2.5]]),
+    "small": np.uint8([[1], [255]]),
+    "long": np.int64([[1 << 40, -1]]),
+    "logical": np.array([[True, False]]),
+    "empty": np.zeros((1, 0)),
+    "cell": _cells([np.eye(2), np.zeros((3, 0)), np.int16([[7]])]),
+    "a_name_that_is_longer": 2.0,
+  }
+  others = {"text": "abc", "struct": {"a": 1.0}, "complex": np.array([[1j]])}
+  stream = io.BytesIO()
+  scipy.io.savemat(stream, values | others, do_compression=compressed)
+  have = read_mat(stream.getvalue())
+  assert list(have) == [*values, *others]
+  assert not any(have[key] is not None for key in others)
+  want = scipy.io.loadmat(io.BytesIO(stream.getvalue()))
+  for key in values:
+    if key == "cell":
+      for a, b in zip(have[key], want[key].ravel(order="F"), strict=True):
+        np.testing.assert_array_equal(a, b)
+    else:
+      np.testing.assert_array_equal(have[key], want[key])
+
+
+def test_what_is_not_version_5():
+  for data, message in (
+    (b"MATLAB 7.3".ljust(124) + b"\0\2IM", "version 0x0200"),
+    (b"MATLAB 5.0".ljust(128), "order of bytes"),
+    (b"MATLAB 5.0", "10 bytes"),
+  ):
+    with pytest.raises(ValueError, match=message):
+      read_mat(data)

@@ -1,0 +1,70 @@
+"""safetensors, with what its header may cost bounded."""
+
+import json
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+# Our largest network's has 0.1 MB; as Python objects it is ten times that.
+_MAX_HEADER = 1 << 20
+
+
+def read_metadata(data: bytes) -> dict[str, str]:
+  """The texts that a file has beside its arrays.
+
+  Args:
+    data: The file.
+
+  Raises:
+    ValueError: its header is damaged, cut short or very long.
+
+  Source: huggingface.co/docs/safetensors.
+  """
+  length = int.from_bytes(data[:8], "little")
+  if len(data) < 8 + length:
+    raise ValueError(f"the header alone has {length} bytes")
+  if length > _MAX_HEADER:
+    raise ValueError(f"its header has {length} bytes, over {_MAX_HEADER}")
+  metadata = _object(data[8 : 8 + length], "header").get("__metadata__") or {}
+  if not isinstance(metadata, dict) or not all(
+    isinstance(text, str) for text in metadata.values()
+  ):
+    raise ValueError("its metadata is no JSON object of texts")
+  return metadata
+
+
+def read_text(metadata: dict[str, str], key: str) -> dict[str, Any]:
+  """One of the texts, which is a JSON object.
+
+  Raises:
+    ValueError: it is not.
+  """
+  return _object(metadata[key], f"'{key}'")
+
+
+def read_arrays(data: bytes) -> dict[str, np.ndarray]:
+  """The arrays, as copies.
+
+  Raises:
+    ValueError: as `read_metadata`, or what the header says of the arrays does
+      not fit the file, or NumPy has no such numbers.
+  """
+  read_metadata(data)
+  try:
+    return safetensors.numpy.load(data)
+  except KeyError as error:
+    raise ValueError(f"it has numbers of type {error}") from error
+  except (safetensors.SafetensorError, TypeError, OverflowError) as error:
+    raise ValueError(str(error)) from error
+
+
+def _object(text: str | bytes, what: str) -> dict[str, Any]:
+  try:
+    value = json.loads(text)
+  except (RecursionError, TypeError) as error:
+    raise ValueError(f"its {what} is no JSON object: {error}") from error
+  if not isinstance(value, dict):
+    raise ValueError(f"its {what} is no JSON object")
+  return value
