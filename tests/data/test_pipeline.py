@@ -228,7 +228,7 @@ def test_workers_get_a_reader_without_its_images(coloured, monkeypatch):
     readers.append(reader)
     return source(reader)
 
-  def note_options(self, options):
+  def note_options(self, options, **_):
     asked.append(options.num_workers)
     return self
 
