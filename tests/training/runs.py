@@ -44,8 +44,15 @@ def final_state(workdir, step):
   """Every array of a checkpoint, read without our own code's restore."""
   import orbax.checkpoint as ocp
 
+  path = workdir / "checkpoints" / str(step) / "state"
+  # Wherever it was on the devices of other processes.
+  here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
   with ocp.StandardCheckpointer() as reader:
-    return reader.restore(workdir / "checkpoints" / str(step) / "state")
+    wanted = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here),
+      reader.metadata(path).item_metadata.tree,
+    )
+    return reader.restore(path, wanted)
 
 
 def assert_equal(a, b):
