@@ -20,7 +20,7 @@ SECONDS, BLOCKED = 5, 120
 #: makes of a file that is nearly empty (modules, caches, traced networks).
 GROWTH, SLACK = 10, 8 << 20
 # What the whole process may take beside what it has: what is not Python's.
-_ROOM = 1 << 30
+_ROOM = 1 << 28
 
 #: Values that lengths and counts are replaced by, and their sizes in bytes.
 _LENGTHS = (0, 1, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF)
@@ -142,9 +142,9 @@ def _bounded():
   try:
     yield
   finally:
+    resource.setrlimit(resource.RLIMIT_AS, limits)
     for timer, _ in timers.values():
       signal.setitimer(timer, 0)
-    resource.setrlimit(resource.RLIMIT_AS, limits)
     for number, handler in before.items():
       signal.signal(number, handler)
 

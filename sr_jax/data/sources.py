@@ -6,7 +6,6 @@ low-resolution images are given too, `HR:lr=LR_FOLDER`. Of video `clips` finds
 the files, by the same spec.
 """
 
-import contextlib
 import dataclasses
 import difflib
 import importlib.util
@@ -138,14 +137,20 @@ def read_image(path: epath.PathLike) -> np.ndarray:
     ValueError: it has transparency, or holds floats.
   """
   data = np.frombuffer(epath.Path(path).read_bytes(), np.uint8)
-  image = None
-  with contextlib.suppress(cv2.error):  # a size that no image has
+  try:
     image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
-  if image is None:
-    raise UnreadableError(
-      f"{path} ({data.size} bytes) cannot be decoded as an image: it is "
-      "corrupt, cut short, or of another format; replace it or move it away"
-    )
+    if image is not None:
+      return _rgb(image, path)
+  except (cv2.error, MemoryError):  # a size that no image has
+    pass
+  raise UnreadableError(
+    f"{path} ({data.size} bytes) cannot be decoded as an image: it is "
+    "corrupt, cut short, or of another format; replace it or move it away"
+  )
+
+
+def _rgb(image, path):
+  """uint8 `[h, w, 3]` of what OpenCV decoded."""
   if image.dtype == np.uint16:
     image = np.rint(image / 257).astype(np.uint8)
   if image.dtype != np.uint8:
