@@ -93,21 +93,10 @@ def get_config(argument: str = "") -> ConfigDict:
 
 def _on_a_cpu(config: Any) -> None:
   """What half an hour trains; SPyNet small, and from nothing."""
-  config.name, config.published = "basicvsr_cpu", ""
+  common.clips_on_a_cpu(config, steps=2400, batch_size=2)
+  config.name = "basicvsr_cpu"
   config.model.update(
     num_features=24, num_blocks=5, spynet_widths=(16, 32, 16, 8)
   )
-  common.begin_anew(config)
-  config.optimizer.freeze = ()
-  config.optimizer.multipliers = ()
   config.data.num_frames = 7
-  config.data.random_reverse = True
-  config.data.patch_size = 128
-  config.data.batch_size = 2
-  config.data.num_workers = 0
-  config.eval.benchmarks = "vid4"
-  config.eval.max_images = 1
-  config.steps = 2400
-  config.schedule = common.cosine(4e-4, config.steps, eta_min=1e-6)
-  config.ema_decay = 0.99
   config.eval_every = 400

@@ -247,6 +247,27 @@ def begin_anew(config: Any) -> None:
     config.init_parts[part] = ""
 
 
+def clips_on_a_cpu(config: Any, *, steps: int, batch_size: int) -> None:
+  """A recipe of clips for half an hour of two cores, on a folder of clips.
+
+  The network and its parts are the recipe's to make small. Evaluated on Vid4's
+  first clip.
+  """
+  config.published = ""
+  config.optimizer.freeze = ()
+  config.optimizer.multipliers = ()
+  begin_anew(config)
+  config.data.random_reverse = True
+  config.data.patch_size = 128
+  config.data.batch_size = batch_size
+  config.data.num_workers = 0
+  config.eval.benchmarks = "vid4"
+  config.eval.max_images = 1
+  config.steps = steps
+  config.schedule = cosine(4e-4, steps, eta_min=1e-6)
+  config.ema_decay = 0.99
+
+
 def smoke(config: Any) -> Any:
   """The same recipe in seconds, on the photographs that are always there.
 

@@ -112,22 +112,12 @@ def get_config(argument: str = "") -> ConfigDict:
 
 def _on_a_cpu(config: Any) -> None:
   """What half an hour trains."""
+  common.clips_on_a_cpu(config, steps=4000, batch_size=4)
   config.name = config.name.replace("edvr_m", "edvr_cpu")
-  config.published = ""
-  config.optimizer.freeze = ()
   config.model.update(
     num_features=24,
     deformable_groups=4,
     num_extract_blocks=2,
     num_reconstruct_blocks=4,
   )
-  config.data.random_reverse = True
-  config.data.patch_size = 128
-  config.data.batch_size = 4
-  config.data.num_workers = 0
-  config.eval.benchmarks = "vid4"
-  config.eval.max_images = 1
-  config.steps = 4000
-  config.schedule = common.cosine(4e-4, config.steps, eta_min=1e-6)
-  config.ema_decay = 0.99
   config.eval_every = 500

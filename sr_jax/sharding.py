@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from sr_jax.types import Batch
@@ -192,10 +191,3 @@ def to_host(mesh: Mesh, tree: Any) -> Any:
   """
   gathered = jax.jit(lambda x: x, out_shardings=replicated(mesh))(tree)
   return jax.device_get(gathered)
-
-
-def on_all_hosts(flag: bool) -> bool:
-  """Whether it is so on every process; all must call it together."""
-  if jax.process_count() == 1:
-    return flag
-  return bool(np.all(multihost_utils.process_allgather(np.array(flag))))

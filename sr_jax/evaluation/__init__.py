@@ -6,9 +6,8 @@ from sr_jax.evaluation.benchmark import (
   find_niqe_prior,
   prepare,
 )
+from sr_jax.evaluation.clip_protocols import CLIP_PROTOCOLS, ClipProtocol
 from sr_jax.evaluation.clips import (
-  CLIP_PROTOCOLS,
-  ClipProtocol,
   PreparedClips,
   evaluate_clips,
   prepare_clips,

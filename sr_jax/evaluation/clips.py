@@ -21,12 +21,16 @@ import numpy as np
 
 from sr_jax import degradations
 from sr_jax.data import load_clips
-from sr_jax.data.clips import is_clips
 from sr_jax.data.temporal import mirror_extend
 from sr_jax.evaluation.benchmark import (
   NamedImages,
   crop_to_multiple,
   to_8_bits,
+)
+from sr_jax.evaluation.clip_protocols import (
+  CLIP_PROTOCOLS,
+  ClipProtocol,
+  clip_protocol,
 )
 from sr_jax.evaluation.results import (
   BenchmarkResult,
@@ -42,85 +46,6 @@ from sr_jax.types import Variables
 
 #: What `load_clips` returns: names with frames, decoded as they are taken.
 Frames = Sequence[tuple[str, NamedImages]]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ClipProtocol:
-  """How the papers measure on one set.
-
-  Attributes:
-    title: What tables call the set.
-    dataset: Its name in `data.NAMED_CLIPS`.
-    colours: That are compared, the published one first.
-    crop_border: Pixels dropped from each edge.
-    skip: Frames left out at each end of a clip.
-    middle: Only the frame in the middle of each clip is compared.
-    mirror: A network of clips is given the clip and then the clip backwards,
-      and the mean of what it makes of the two is taken.
-    degradation: The published one, where there is but one.
-  """
-
-  title: str
-  dataset: str
-  colours: tuple[str, ...] = ("Y",)
-  crop_border: int = 0
-  skip: int = 0
-  middle: bool = False
-  mirror: bool = False
-  degradation: str = "BI"
-
-  def chosen(self, length: int) -> range:
-    """The frames of a clip that are compared."""
-    if self.middle:
-      return range(length // 2, length // 2 + 1)
-    return range(self.skip, length - self.skip)
-
-  @property
-  def frames(self) -> str:
-    """Which frames those are, in words."""
-    if self.middle:
-      mirrored = ", mirrored for networks of clips" if self.mirror else ""
-      return f"the middle frame{mirrored}"
-    if self.skip:
-      return f"all frames but the first and last {self.skip}"
-    return "all frames"
-
-
-CLIP_PROTOCOLS: dict[str, ClipProtocol] = {
-  "vid4": ClipProtocol(title="Vid4", dataset="vid4"),
-  # Of DUF, FRVSR and TDAN.
-  "vid4_crop8": ClipProtocol(
-    title="Vid4 (crop 8)",
-    dataset="vid4",
-    crop_border=8,
-    skip=2,
-    degradation="DUF",
-  ),
-  "reds4": ClipProtocol(title="REDS4", dataset="reds4", colours=("RGB",)),
-  "vimeo90k-t": ClipProtocol(
-    title="Vimeo-90K-T", dataset="vimeo90k-t", middle=True, mirror=True
-  ),
-  "udm10": ClipProtocol(title="UDM10", dataset="udm10", degradation="BD"),
-}
-#: Names of sets that mean the set above under the split "test".
-_ALSO = {"reds": "reds4", "vimeo90k": "vimeo90k-t"}
-
-
-def clip_protocol(dataset: str) -> ClipProtocol | None:
-  """The protocol of a benchmark of clips, or None where it is of images.
-
-  Args:
-    dataset: A key of `CLIP_PROTOCOLS` in upper or lower case, or a folder that
-      holds a folder of frames for each clip: all of its frames are measured on
-      RGB and on Y.
-  """
-  name = _ALSO.get(dataset.lower(), dataset.lower())
-  if name in CLIP_PROTOCOLS:
-    return CLIP_PROTOCOLS[name]
-  if not is_clips(dataset):
-    return None
-  title = dataset.rstrip("/").rpartition("/")[2]
-  return ClipProtocol(title=title, dataset=dataset, colours=("RGB", "Y"))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -202,9 +127,14 @@ def prepare_clips(
   if not isinstance(scale, int) or scale < 1:
     raise ValueError(f"scale {scale!r} is not a positive int")
   if ":lr=" in dataset:
-    raise ValueError(f"'{dataset}' is a pair; give the ground truth's folder")
-  made = degradations.find(name := (degradation or how.degradation).upper())
-  made.downsample(np.zeros((16 * scale,) * 2 + (3,)), scale=scale)  # or raises
+    raise ValueError(
+      f"'{dataset}': pairs are for training; give the folder of the ground "
+      "truth, and how its LR is made by --degradation"
+    )
+  name = (degradation or how.degradation).upper()
+  made = degradations.find(name)
+  # A scale that it is not defined for is told now, and not of a frame.
+  made.downsample(np.zeros((16 * scale, 16 * scale, 3)), scale=scale)
   metrics = known_metrics(metrics)
   if "niqe" in metrics:
     raise ValueError("niqe is not measured on clips; give psnr or ssim")
@@ -231,16 +161,21 @@ def prepare_clips(
     chosen = how.chosen(len(frames))
     if not chosen:
       raise ValueError(
-        f"clip '{clip}': of {len(frames)} frames {how.frames} leave none"
+        f"clip '{clip}' has {len(frames)} frames, of which {how.frames} leave "
+        "none to compare"
       )
     for scores in beside.values():
       scores.append([])
-    shape = frames[chosen[0]][1].shape
+    shape = None
     for i in chosen:
       try:
         image = frames[i][1]
+        shape = shape or image.shape
         if image.shape != shape:
-          raise ValueError(f"it is {image.shape}, and those before it {shape}")
+          raise ValueError(
+            f"it is {image.shape[0]}x{image.shape[1]}, and the frames before "
+            f"it {shape[0]}x{shape[1]}; those of a clip have one size"
+          )
         lr, hr = _degrade(image, made, scale)
         enlarged = to_8_bits(imresize(lr, shape=hr.shape[:2]))
         for colour, figures in _measure(protocols, enlarged, hr).items():

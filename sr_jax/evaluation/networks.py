@@ -15,8 +15,6 @@ from sr_jax.weights.native import read_record
 
 INTERPOLATIONS = ("bicubic", "bilinear", "nearest")
 _SCALE = "{scale}"
-# Suffixes of files that hold what network they are of.
-_SAY_THEIR_NETWORK = (".safetensors", ".mat", ".param", ".bin")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,13 +69,13 @@ def load_network(
       published=match(spec, {}),
     )
   path = _find(spec.replace(_SCALE, str(scale)))
-  of_torch = path.suffix not in _SAY_THEIR_NETWORK
-  if path.suffix in (".pth", ".pt", ".ckpt") and not model:
+  of_torch = weights.is_pth(path)
+  if of_torch and not model:
     raise ValueError(
       f"{path} is a PyTorch checkpoint, which does not say its network; name "
       "it: --model=basicvsr, --model=edvr:num_features=128"
     )
-  if model and of_torch:
+  if of_torch:
     module = build_network(model)
     try:
       variables = weights.from_torch(module, weights.read_pth(path))

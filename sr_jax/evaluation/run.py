@@ -25,10 +25,9 @@ from sr_jax.evaluation.benchmark import (
   find_niqe_prior,
   prepare,
 )
+from sr_jax.evaluation.clip_protocols import CLIP_PROTOCOLS, clip_protocol
 from sr_jax.evaluation.clips import (
-  CLIP_PROTOCOLS,
   PreparedClips,
-  clip_protocol,
   evaluate_clips,
   prepare_clips,
 )

@@ -79,7 +79,8 @@ def restore_clip(
       if isinstance(model, RecurrentNetwork)
       else _run(model, variables, frames)
     )
-    yield from (frame for i, frame in enumerate(restored) if i in wanted)
+    chosen = set(wanted)
+    yield from (frame for i, frame in enumerate(restored) if i in chosen)
   elif kind(model) == "window":
     for i in wanted:
       chosen = _window(model, i, len(frames), padding)

@@ -19,6 +19,7 @@ from orbax.checkpoint.checkpoint_managers import (
 )
 
 from sr_jax import sharding
+from sr_jax.training import hosts
 from sr_jax.training.state import TrainState
 
 #: Entry of the data by which they, and the state, are known to be whole.
@@ -188,7 +189,7 @@ class Checkpoints:
     if jax.process_index() == 0:
       base.mkdir(parents=True, exist_ok=True)
       (self._directory / str(step)).rename(target)
-    sharding.on_all_hosts(True)  # until it is done
+    hosts.on_all(True)  # until it is done
     self._manager.reload()
     return target
 
@@ -291,7 +292,7 @@ def _check_metrics(directory: epath.Path) -> None:
       if not whole:
         with contextlib.suppress(FileNotFoundError):
           path.rename(path.parent / "metrics.damaged")
-  sharding.on_all_hosts(True)
+  hosts.on_all(True)
 
 
 def abstract(state: Any, shardings: Any) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from sr_jax import sharding
+from sr_jax.training import hosts
 
 _TAKEN = (errno.EWOULDBLOCK, errno.EACCES)
 
@@ -67,7 +67,7 @@ class Claim:
     holder = None
     if jax.process_index() == 0 and self._file is None and not self.warning:
       holder = self._lock()
-    if not sharding.on_all_hosts(holder is None):
+    if not hosts.on_all(holder is None):
       raise BusyError(
         f"workdir {self._workdir} is in use by {holder or 'another run'}. Stop "
         "that one, or give another --workdir"

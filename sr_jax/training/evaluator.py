@@ -9,6 +9,7 @@ import numpy as np
 
 from sr_jax import data, degradations
 from sr_jax.evaluation import benchmark, clips, find_niqe_prior, pictures
+from sr_jax.evaluation.clip_protocols import CLIP_PROTOCOLS, clip_protocol
 from sr_jax.evaluation.results import (
   BenchmarkResult,
   ImageScore,
@@ -67,12 +68,12 @@ class Evaluator:
   ) -> benchmark.PreparedBenchmark | clips.PreparedClips | None:
     """This process's share of a set, or of as much as the config asks for."""
     config, of_clips = self._config, self._parts.num_frames is not None
-    how = clips.clip_protocol(name) if of_clips else None
+    how = clip_protocol(name) if of_clips else None
     if of_clips and how is None:
       raise ValueError(
         f"config.eval.benchmarks '{name}' is no set of clips, and model "
         f"'{config.model.name}' restores clips; name one of "
-        f"{list(clips.CLIP_PROTOCOLS)}, or a folder of folders of frames"
+        f"{list(CLIP_PROTOCOLS)}, or a folder of folders of frames"
       )
     load: Any = data.load_clips if of_clips else data.load_images
     try:

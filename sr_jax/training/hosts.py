@@ -172,6 +172,11 @@ def gather(value: Any) -> list[Any]:
   ]
 
 
+def on_all(flag: bool) -> bool:
+  """Whether it is so on every process; all must call it together."""
+  return all(gather(flag))
+
+
 def from_first(value: Any) -> Any:
   """What process 0 gives, on all; see `gather`."""
   return gather(value if jax.process_index() == 0 else None)[0]

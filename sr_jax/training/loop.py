@@ -98,7 +98,7 @@ class _Run:
     )
     claim = Claim(workdir)
     stack.push(claim.close)
-    if sharding.on_all_hosts(workdir.is_dir()):
+    if hosts.on_all(workdir.is_dir()):
       claim.take()
     checks.check_unchanged(config, workdir / "config.json")
     self.health = checks.bind(

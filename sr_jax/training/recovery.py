@@ -6,7 +6,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from sr_jax import sharding
+from sr_jax.training import hosts
 from sr_jax.training.checkpoints import (
   CheckpointError,
   Checkpoints,
@@ -37,7 +37,7 @@ class Recovery:
       workdir / "checkpoints", keep_last=keep_last, keep_best=keep_best
     )
     # All processes see the same folder: none has made one yet.
-    if sharding.on_all_hosts(self._stopped_in.is_dir()):
+    if hosts.on_all(self._stopped_in.is_dir()):
       self._stopped = self._open()
 
   def _open(self) -> Checkpoints:
@@ -88,7 +88,7 @@ class Recovery:
         restored = folder.restore(state, step)
       except CheckpointError as error:
         failure = error
-      if sharding.on_all_hosts(failure is None) and restored is not None:
+      if hosts.on_all(failure is None) and restored is not None:
         for damaged, at, error in failures:
           path = damaged.set_aside(at)
           why = " ".join(str(error.__cause__ or error).split())[:200]
@@ -158,7 +158,7 @@ class Recovery:
     if stopped is None or (newest is not None and newest >= stopped):
       self._stopped.close()
       self._stopped = None
-      sharding.on_all_hosts(True)  # all have closed it
+      hosts.on_all(True)  # all have closed it
       if jax.process_index() == 0:
         self._stopped_in.rmtree(missing_ok=True)
 

@@ -20,8 +20,6 @@ from sr_jax.types import Config, Variables
 from sr_jax.weights import tree
 
 _PARAMS = "params/"
-#: What PyTorch's files are called.
-_TORCH = (".pth", ".pt", ".ckpt")
 #: Paths that a message names.
 _SHOWN = 3
 
@@ -118,8 +116,8 @@ def read_start(
 
 def _read(source: str, model: Any, *, part: str = "") -> tuple[Any, Variables]:
   """The network and variables of a file; PyTorch's are as `model` has them."""
-  if epath.Path(source).suffix in _TORCH:
-    state_dict = weights.read_pth(epath.Path(source).expanduser())
+  if weights.is_pth(source):
+    state_dict = weights.read_pth(source)
     return model, weights.matching_from_torch(model, state_dict, part=part)
   network = load_network(source)
   return network.model, network.variables

@@ -4,13 +4,14 @@ from sr_jax.weights.interpolation import interpolate
 from sr_jax.weights.mat import load_mat
 from sr_jax.weights.native import load, save
 from sr_jax.weights.ncnn import load_ncnn, read_ncnn
-from sr_jax.weights.pth import read_pth
+from sr_jax.weights.pth import is_pth, read_pth
 from sr_jax.weights.torch import from_torch, matching_from_torch, to_torch
 from sr_jax.weights.vgg import load_vgg19
 
 __all__ = [
   "from_torch",
   "interpolate",
+  "is_pth",
   "load",
   "load_mat",
   "load_ncnn",

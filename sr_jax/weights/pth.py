@@ -32,6 +32,17 @@ _SLACK = 1 << 16
 _PLAIN = (str, bytes, int, float, type(None))
 
 
+def is_pth(path: epath.PathLike) -> bool:
+  """Whether a file begins as those that `torch.save` writes."""
+  path = epath.Path(path).expanduser()
+  if path.is_dir() or not path.exists():
+    return False
+  with path.open("rb") as file:
+    start = file.read(9)
+  # safetensors begin with a length, whose bytes may be anything, and "{".
+  return start.startswith((_ZIP_MAGIC, _PICKLE_MAGIC)) and start[8:] != b"{"
+
+
 def read_pth(source: epath.PathLike | bytes) -> Any:
   """What `torch.save` wrote, as plain Python and NumPy.
 

@@ -112,7 +112,7 @@ def from_torch(model: Any, state_dict: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def matching_from_torch(
-  model: Any, state_dict: Mapping[str, Any], *, part: str = ""
+  model: Any, state_dict: Mapping[Any, Any], *, part: str = ""
 ) -> dict[str, Any]:
   """What of a state dict fits a network; the rest of both is left.
 
@@ -128,6 +128,8 @@ def matching_from_torch(
 
   Raises:
     ValueError: as `from_torch`, but for names and shapes.
+
+  Source: as `from_torch`.
   """
   _check_mapping(state_dict)
   shapes = tree.shapes(model)
@@ -145,7 +147,9 @@ def matching_from_torch(
       for key, value in given.items()
     }
   renamed = rename(model, given)
-  arrays = {key: np.asarray(value) for key, value in renamed.items()}
+  arrays = {
+    e.key: _array(e.key, renamed[e.key]) for e in table if e.key in renamed
+  }
   fits = {
     e.key
     for e in table

@@ -15,8 +15,9 @@ from skimage.metrics import structural_similarity
 
 from sr_jax import evaluation, weights
 from sr_jax.data import load_clips
-from sr_jax.evaluation import clips, networks, run
-from sr_jax.models import Interpolate, MSRResNet
+from sr_jax.evaluation import clips, networks, run, tables
+from sr_jax.inference import super_resolve_clip
+from sr_jax.models import Interpolate, MSRResNet, build
 from tests.evaluation.test_benchmark import _levels, _luma, _resize
 from tests.weights import pth_bytes
 
@@ -155,7 +156,7 @@ def test_a_protocol_that_leaves_frames_and_pixels_out(folder, monkeypatch):
   assert cropped.protocols["Y"]["psnr"].crop_border == 3
   psnr = evaluation.evaluate_clips(_Nearest(), {}, cropped).images[0].psnr
   assert psnr != full.on_luma.images[0].psnr
-  with pytest.raises(ValueError, match="clip 'b': of 3 frames all frames but"):
+  with pytest.raises(ValueError, match="clip 'b' has 3 frames, of which all"):
     _with(monkeypatch, folder, skip=2)
 
 
@@ -178,6 +179,44 @@ def test_the_middle_frame_of_a_mirrored_clip(folder, monkeypatch):
   every = evaluation.evaluate_clips(_Recurrent(), {}, every).images[0]
   assert [frame.name for frame in every.frames] == list("0123456")
   assert every.frames[3] == score.frames[0]
+
+
+def test_frames_that_are_not_compared_are_counted_all_the_same(
+  folder, monkeypatch
+):
+  """And restored only by networks that pass along them."""
+  prepared = _with(monkeypatch, folder, middle=True)
+  told = []
+  result = evaluation.evaluate_clips(
+    _Nearest(), {}, prepared, on_frame=told.append
+  )
+  assert (result.frames, sum(told)) == (3, prepared.num_frames)
+
+
+def test_what_a_clip_took_is_told():
+  """That of the longest clip, as the network's own run tells it."""
+  model = build(
+    "basicvsr", num_features=4, num_blocks=1, spynet_widths=(4, 4, 4, 4)
+  )
+  variables = model.init(jax.random.key(0), jnp.zeros((1, 2, 16, 16, 3)))
+  rng = np.random.default_rng(0)
+  frames = [
+    (str(t), rng.integers(0, 256, (64, 64, 3), np.uint8)) for t in range(5)
+  ]
+  prepared = evaluation.prepare_clips(
+    "mine", scale=4, clips=[("short", frames[:2]), ("long", frames)]
+  )
+  result = evaluation.evaluate_clips(model, variables, prepared)
+  own = []
+  lr = [np.zeros((16, 16, 3), np.float32)] * 5
+  list(super_resolve_clip(model, variables, lr, on_memory=own.append))
+  assert result.memory == own[0]
+  row = tables.Row(
+    label="x", dataset="mine", scale=4, published=None, result=result
+  )
+  device = f"{own[0].device_bytes / 1e9:.2f} GB on the device"
+  assert device in tables.cost_lines([row])[0]
+  assert tables.as_json([row])[0]["host_bytes"] == own[0].host_bytes
 
 
 def test_published_protocols():
@@ -262,8 +301,18 @@ def test_networks_and_sets_that_do_not_go_together(folder, capsys, tmp_path):
   assert "--degradation=BD is for clips" in problem(
     degradation="BD", benchmarks=[images], **bicubic
   )
-  assert "BD is defined for x4 alone" in problem(
-    degradation="bd", benchmarks=[str(folder)], **bicubic
+  told = problem(degradation="bd", benchmarks=[str(folder)], **bicubic)
+  assert "BD is defined for x4 alone" in told
+  assert "frame" not in told
+  assert "pairs are for training; give the folder" in problem(
+    benchmarks=[f"{folder}:lr={folder}"], **bicubic
+  )
+  uneven = tmp_path / "uneven" / "a"
+  uneven.mkdir(parents=True)
+  for t, side in enumerate((32, 32, 36)):
+    cv2.imwrite(str(uneven / f"{t}.png"), np.zeros((side, 32, 3), np.uint8))
+  assert "frame '2' of clip 'a' of" in problem(
+    benchmarks=[str(uneven.parent)], **bicubic
   )
   assert "degradation 'DB' is not one of" in problem(
     degradation="DB", **bicubic

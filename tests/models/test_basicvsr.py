@@ -172,6 +172,36 @@ def test_a_clip_of_full_size_keeps_it():
   assert np.abs(sr - lr).max() > 1e-3
 
 
+def test_nothing_is_computed_anew_twice():
+  """EDVR is within a chunk of IconVSR's, which is computed anew as it is."""
+
+  def inner(jaxpr, depth):
+    found = [depth]
+    for equation in jaxpr.eqns:
+      deeper = depth + (equation.primitive.name in ("remat2", "checkpoint"))
+      for value in jax.tree.leaves(
+        list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")
+      ):
+        part = getattr(value, "jaxpr", value)
+        if hasattr(part, "eqns"):
+          found.append(inner(part, deeper))
+    return max(found)
+
+  model = models.build(
+    "iconvsr", num_features=8, num_blocks=1, spynet_widths=(2,), remat=True
+  )
+  lr = _clip(1, 5, 8, 8, 3)
+  variables = jax.eval_shape(model.init, layers.KEY, lr)
+  assert inner(jax.make_jaxpr(model.apply)(variables, lr).jaxpr, 0) == 1
+
+
+@pytest.mark.parametrize("field", ["temporal_padding", "keyframe_stride"])
+def test_key_frames_see_others(field):
+  model = models.IconVSR(**{field: 0})
+  with pytest.raises(ValueError, match="must be at least 1: key frames see"):
+    jax.eval_shape(model.init, layers.KEY, _clip(1, 5, 8, 8, 3))
+
+
 @pytest.mark.parametrize("name", ["iconvsr", "basicvsr_plusplus"])
 def test_successors_train(name):
   """Their steps are differentiated and computed anew."""

@@ -212,6 +212,18 @@ def test_the_center_frame_may_be_another():
   np.testing.assert_allclose(sr, expected, rtol=0, atol=1e-5)
 
 
+def test_offsets_have_more_digits_than_bfloat16():
+  """20.06 pixels, where bfloat16 has 20 and 20.125."""
+  model = alignment.DCNv2Pack(features=4, dtype=jnp.bfloat16)
+  x = jnp.ones((1, 8, 8, 4), jnp.bfloat16)
+  params = model.init(layers.KEY, x, x)["params"]
+  bias = params["conv_offset"]["bias"].at[:18].set(20.06)
+  params = {**params, "conv_offset": {**params["conv_offset"], "bias": bias}}
+  y, sown = model.apply({"params": params}, x, x, mutable=["metrics"])
+  assert y.dtype == jnp.bfloat16
+  np.testing.assert_allclose(sown["metrics"]["dcn"]["offset"], 20.06, rtol=1e-5)
+
+
 def test_tsa_looks_from_its_center_frame():
   model = alignment.TSAFusion(num_features=4, center_frame=0)
   x = _clip(1, 2, 8, 8, 4)

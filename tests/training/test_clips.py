@@ -8,7 +8,7 @@ import pytest
 from sr_jax import degradations, models, training, weights
 from sr_jax.training import experiment, make_prepare
 from sr_jax.training.health import Health
-from sr_jax.training.warm_start import read_parts, read_start
+from sr_jax.training.warm_start import read_parts, read_start, read_starts
 from tests.training import runs
 from tests.weights import pth_bytes
 
@@ -142,6 +142,20 @@ def test_the_extractor_of_key_frames_is_in_an_edvr_of_pytorch_s(tmp_path):
     read_parts({"edvr": str(file)}, wide)
 
 
+def test_a_part_without_a_file_begins_anew(recipes):
+  """So it is in variants; a flag may name one all the same."""
+  for name in ("basicvsr", "iconvsr", "basicvsr_plusplus"):
+    for variant in ("smoke", "from=RUN"):
+      config = recipes(name, variant)
+      assert config.init_parts.spynet == ""
+      config.init_from = ""
+      assert read_starts(config, model=None) == []
+  config.init_parts.spynet = "/nowhere.pth"
+  model = models.build(**{**_MODEL, "name": "basicvsr"})
+  with pytest.raises(FileNotFoundError, match=r"init_parts\.spynet '/nowhere"):
+    read_starts(config, model)
+
+
 def test_a_run_begins_from_pytorch_s_file(tmp_path):
   """With TSA from without: what is not there begins anew, and is told."""
   arguments = {"num_features": 8, "num_reconstruct_blocks": 1}
@@ -188,6 +202,7 @@ def test_a_part_of_another_network_is_refused(clip_config, tmp_path):
   ("field", "value", "message"),
   [
     ("data.num_frames", 0, "takes clips; set it to the frames of a window"),
+    ("data.interval", 0, r"config\.data\.interval 0: .* is at least 1"),
     ("degradation", "BX", "config.degradation: degradation 'BX' is not one"),
     ("perceptual.weight", 1.0, "look at images, not at clips"),
   ],

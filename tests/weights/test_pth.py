@@ -1,6 +1,7 @@
 """PyTorch checkpoints: values, what is refused, and damage."""
 
 import collections
+import json
 import os
 import pickle
 import time
@@ -10,7 +11,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from sr_jax.weights import plain_pickle, read_pth
+from sr_jax.weights import is_pth, plain_pickle, read_pth
 from tests.weights import pth_bytes
 from tests.weights.pth_bytes import Raw, tensor
 
@@ -44,6 +45,23 @@ def test_arrays_come_back(tmp_path, legacy):
   path = tmp_path / "net.pth"
   path.write_bytes(data)
   _same(read_pth(path), ARRAYS)
+
+
+def test_they_are_known_by_how_they_begin(tmp_path):
+  file = tmp_path / "x"
+  assert not is_pth(file)
+  assert not is_pth(tmp_path)
+  arrays = {"a": np.zeros(3, np.float32)}
+  for legacy in (True, False):
+    file.write_bytes(pth_bytes.save(arrays, legacy=legacy))
+    assert is_pth(file)
+  # safetensors, whose header of 640 bytes begins like a pickle.
+  text = json.dumps({"__metadata__": {}}).ljust(640).encode()
+  file.write_bytes(len(text).to_bytes(8, "little") + text)
+  assert file.read_bytes().startswith(b"\x80\x02")
+  assert not is_pth(file)
+  file.write_bytes(b"7767517\n")
+  assert not is_pth(file)
 
 
 def test_plain_values_come_back():
