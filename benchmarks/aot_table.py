@@ -3,8 +3,8 @@
 `python benchmarks/aot_table.py [--only esrgan] [--topologies v5e:2x2,...]`
 compiles what docs/aot.json does not have yet, a minute or three each, adds each
 to it as it is done, and writes docs/aot.md from it. `--render` writes alone.
-The published batch of a recipe where its topology has as many chips or fewer,
-else one entry a chip; bfloat16.
+A chip's batch is that of four chips which share the published batch, on every
+topology, so that sizes of pods can be compared; bfloat16.
 """
 
 import argparse
@@ -39,8 +39,12 @@ RECIPES = {
   "IconVSR": ("iconvsr", ""),
   "BasicVSR++": ("basicvsr_plusplus", ""),
 }
+# Of four chips, v5e:2x2, which share the published batch.
+_SHARES = 4
 TOPOLOGIES = ("v4:2x2x1", "v5e:2x2", "v5e:16x16", "v5p:4x4x4", "v6e:16x16")
 
+#: Chips of a slice that a host feeds.
+_PER_HOST = 4
 #: Share of a chip's best that a step is taken to reach.
 _USE = 0.4
 #: Seconds of a core to read a pixel of a record: 1.02 ms for 480x480, which
@@ -50,10 +54,9 @@ _FRAME = {"reds": 1280 * 720, "vimeo90k": 448 * 256}
 
 _HEAD = """# Compiled for TPUs that are not there
 
-Made by `python benchmarks/aot_table.py`; see [tpu.md](tpu.md). bfloat16, the
-published global batch, or one entry a chip where there are more chips. Memory
-in GB of one chip (of a v4 chip one of its two cores); exchanges of a chip in a
-step, loops counted in full.
+Made by `python benchmarks/aot_table.py`; see [tpu.md](tpu.md). bfloat16. A chip
+has on every topology what it has where four (v5e:2x2) share the published
+batch. Memory in GB of one chip; exchanges of a chip in a step, loops counted in full.
 
 | recipe | topology | batch a chip | held | temporaries | fits | TFLOP a step \
 | exchanges | compiled in |
@@ -88,7 +91,7 @@ def compile_row(name: str, topology: str) -> dict:
   """One cell of the table, as JSON has it."""
   config = _recipe(name)
   chips = aot.count_chips(topology)
-  each = math.ceil(config.data.batch_size / chips)
+  each = math.ceil(config.data.batch_size / _SHARES)
   start = time.perf_counter()
   try:
     found = aot.compile_for(config, topology, batch_per_chip=each)
@@ -144,8 +147,8 @@ def render(table: dict) -> str:
         f"| {_exchanges(row)} | {row['compile_s']:.0f} s |"
       )
       chip = aot.CHIPS[topology.partition(":")[0]]
-      hosts = min(row["chips"], chip.per_host)
-      rate = hosts * row["each"] * _USE * chip.flops / max(row["flops"], 1)
+      chips = min(row["chips"], _PER_HOST)
+      rate = chips * row["each"] * _USE * chip.flops / max(row["flops"], 1)
       cores = rate * row["read"] * _PER_PIXEL
       feeding.append(
         f"| {name} | {topology} | {rate:,.0f} | {max(cores, 0.1):,.1f} |"
@@ -162,8 +165,8 @@ def main() -> None:
   parser.add_argument("--render", action="store_true")
   args = parser.parse_args()
   table = json.loads(_TABLE.read_text()) if _TABLE.exists() else {}
-  for name in RECIPES if not args.render else ():
-    for topology in args.topologies.split(","):
+  for topology in args.topologies.split(",") if not args.render else ():
+    for name in RECIPES:
       key = f"{name} @ {topology}"
       if args.only.lower() in name.lower() and key not in table:
         table[key] = compile_row(name, topology)

@@ -30,20 +30,19 @@ class Chip:
   Attributes:
     memory: Bytes.
     flops: A second, in bfloat16, at its best.
-    per_host: How many a host of a slice feeds.
+    config: How libtpu lays it out; of a v4 chip the two cores are one device.
 
   Source: cloud.google.com/tpu/docs, "TPU versions".
   """
 
   memory: float
   flops: float
-  per_host: int = 4
+  config: str = "default"
 
 
 #: By the generation that a topology names.
 CHIPS = {
-  # Its chips are two devices here, a core each.
-  "v4": Chip(16e9, 137.5e12, per_host=8),
+  "v4": Chip(32e9, 275e12, config="megacore"),
   "v5e": Chip(16e9, 197e12),
   "v5p": Chip(95e9, 459e12),
   "v6e": Chip(32e9, 918e12),
@@ -136,7 +135,6 @@ def compile_for(
     ValueError: no such topology, libtpu is not installed, the config or its
       batch are of no use on that many chips, or the step does not fit.
   """
-  _chip(topology)
   devices = _devices(topology)
   config = config.copy_and_resolve_references()
   if batch_per_chip is not None:
@@ -232,7 +230,6 @@ def count_chips(topology: str) -> int:
   Raises:
     ValueError: there is no such topology, or libtpu is not installed.
   """
-  _chip(topology)
   return len(_devices(topology))
 
 
@@ -262,13 +259,16 @@ def _chip(topology: str) -> Chip:
 
 def _devices(topology: str) -> list[Any]:
   """The abstract chips."""
+  chip = _chip(topology)
   # Else libtpu asks a server that is not there, and one process locks it.
   os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
   os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "true")
   try:
     return list(
       topologies.get_topology_desc(
-        platform="tpu", topology_name=topology
+        platform="tpu",
+        topology_name=topology,
+        chip_config_name=chip.config,
       ).devices
     )
   except Exception as error:
