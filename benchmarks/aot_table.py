@@ -28,7 +28,8 @@ RECIPES = {
   "FSRCNN": ("fsrcnn", ""),
   "SRResNet": ("srresnet", ""),
   "MSRResNet": ("msrresnet", ""),
-  "EDSR-L": ("edsr", ""),
+  "EDSR": ("edsr", ""),
+  "EDSR, large": ("edsr", "large"),
   "SRGAN": ("srgan", ""),
   "ESRGAN, stage 1": ("esrgan", "psnr"),
   "ESRGAN": ("esrgan", ""),
@@ -56,7 +57,8 @@ _HEAD = """# Compiled for TPUs that are not there
 
 Made by `python benchmarks/aot_table.py`; see [tpu.md](tpu.md). bfloat16. A chip
 has on every topology what it has where four (v5e:2x2) share the published
-batch. Memory in GB of one chip; exchanges of a chip in a step, loops counted in full.
+batch. Memory in GB of one chip; exchanges of a chip in a step, loops counted in
+full.
 
 | recipe | topology | batch a chip | held | temporaries | fits | TFLOP a step \
 | exchanges | compiled in |

@@ -1,8 +1,9 @@
 """The mesh, and how batches and states lie on it."""
 
 import collections
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -13,11 +14,6 @@ from sr_jax.types import Batch
 
 #: Batch over chips; parameters and optimizer state over chips; image rows.
 AXES = ("data", "fsdp", "space")
-
-# Rows of the network's input on a device, at least. A 9x9 kernel reaches four
-# rows into the next device's, and where that has no more than four, XLA's
-# partitioner (jaxlib 0.10.2) gives wrong results.
-_MIN_ROWS = 8
 
 
 def make_mesh(
@@ -84,20 +80,50 @@ def batch_sharding(mesh: Mesh, ndim: int) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec(*spec))
 
 
+def whole_rows(x: Any, *, reach: int) -> Any:
+  """Images `[b, h, w, c]`, whole on each device where `space` leaves too few.
+
+  Inside of `on_mesh` alone; elsewhere, and with enough rows, x as it is.
+
+  Args:
+    x: Images or features whose rows may be shared out.
+    reach: Rows that what comes next needs of the rows beside its own. Where a
+      device has no more than that, XLA's partitioner (jaxlib 0.10.2) gives
+      wrong results.
+  """
+  space = jax.sharding.get_abstract_mesh().shape.get("space", 1)
+  if space == 1 or x.shape[1] > reach * space:
+    return x
+  free = PartitionSpec.UNCONSTRAINED
+  return jax.lax.with_sharding_constraint(
+    x, PartitionSpec(free, None, free, free)
+  )
+
+
+def on_mesh(mesh: Mesh, function: Callable[..., Any]) -> Callable[..., Any]:
+  """The function, traced with the mesh known to `whole_rows`."""
+
+  @functools.wraps(function)
+  def traced(*args: Any) -> Any:
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+      return function(*args)
+
+  return traced
+
+
 def check_batch(
-  mesh: Mesh, shape: Sequence[int], *, scale: int = 1, accumulate: int = 1
+  mesh: Mesh, shape: Sequence[int], *, accumulate: int = 1
 ) -> None:
   """Refuses a global batch of images that the mesh cannot share out.
 
   Args:
     mesh: Of the run.
     shape: Of all hosts' images together, or clips.
-    scale: By which the network's input is smaller.
     accumulate: Parts into which the step splits the batch.
 
   Raises:
-    ValueError: the batch or the rows do not divide, a host would have to read
-      what another one reads, or rows of clips would be shared out.
+    ValueError: the batch or the rows do not divide, or a host would have to
+      read what another one reads.
   """
   chips = mesh.shape["data"] * mesh.shape["fsdp"]
   if shape[0] % (chips * accumulate):
@@ -110,19 +136,6 @@ def check_batch(
     raise ValueError(
       f"{shape[-3]} image rows (the crop with its margin) are not a multiple "
       f"of mesh space={mesh.shape['space']}; change config.data.patch_size"
-    )
-  each = shape[-3] // (scale * mesh.shape["space"])
-  if mesh.shape["space"] > 1 and each < _MIN_ROWS:
-    raise ValueError(
-      f"mesh space={mesh.shape['space']} leaves {each} low-resolution rows to "
-      f"a device, and it takes {_MIN_ROWS}: XLA gets wide convolutions wrong "
-      "on fewer; give larger crops (config.data.patch_size) or a smaller space"
-    )
-  if mesh.shape["space"] > 1 and len(shape) == 5:
-    raise ValueError(
-      f"mesh space={mesh.shape['space']} shares out the rows of images, and "
-      f"{tuple(shape)} are clips, whose flow and coarse levels XLA gets wrong "
-      "in parts; set config.mesh.space to 1"
     )
   rows = mesh.devices.reshape(chips, -1)
   if any(len({d.process_index for d in row}) > 1 for row in rows):

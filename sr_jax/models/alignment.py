@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from sr_jax.models.layers import Conv, torch_init
-from sr_jax.ops.conv import conv2d
+from sr_jax.models.layers import Conv, sharded_conv2d, torch_init
 from sr_jax.ops.deform_conv import deform_conv2d
 from sr_jax.ops.resize import interpolate
 
@@ -144,8 +143,8 @@ class _PairConv(nn.Module):
     ).astype(self.dtype)
     bias = self.param("bias", nn.initializers.zeros, (self.features,))
     first, second = jnp.split(kernel, channels[:1], axis=2)
-    y = conv2d(neighbors.astype(self.dtype), first, padding=1)
-    shared = conv2d(reference.astype(self.dtype), second, padding=1)
+    y = sharded_conv2d(neighbors.astype(self.dtype), first, padding=1)
+    shared = sharded_conv2d(reference.astype(self.dtype), second, padding=1)
     shared = shared + bias.astype(self.dtype)
     b = shared.shape[0]
     y = y.reshape(b, -1, *y.shape[1:]) + shared[:, None]
@@ -255,15 +254,6 @@ class TSAFusion(nn.Module, kw_only=True):
         name=name,
       )
 
-    def pooled(x: Array) -> Array:
-      """Maximum and mean of 3x3 at half the size, side by side."""
-      window, step = (3, 3), (2, 2)
-      pad: Any = ((1, 1), (1, 1))
-      # The zeros of the rim count in the mean.
-      return _beside(
-        nn.max_pool(x, window, step, pad), nn.avg_pool(x, window, step, pad)
-      )
-
     reference = conv("temporal_attn1")(aligned[:, self.center_frame])
     embedded = conv("temporal_attn2")(aligned.reshape(-1, h, w, c))
     embedded = embedded.reshape(b, t, h, w, -1)
@@ -275,9 +265,9 @@ class TSAFusion(nn.Module, kw_only=True):
     frames = jnp.moveaxis(aligned, 1, 3).reshape(b, h, w, t * c)
     features = leaky(conv("feat_fusion", 1)(frames))
     half = leaky(conv("spatial_attn1", 1)(frames))
-    half = leaky(conv("spatial_attn2", 1)(pooled(half)))
+    half = leaky(conv("spatial_attn2", 1)(_pooled(half)))
     quarter = leaky(conv("spatial_attn_l1", 1)(half))
-    quarter = leaky(conv("spatial_attn_l2")(pooled(quarter)))
+    quarter = leaky(conv("spatial_attn_l2")(_pooled(quarter)))
     quarter = leaky(conv("spatial_attn_l3")(quarter))
     half = leaky(conv("spatial_attn3")(half)) + double(quarter)
     half = leaky(conv("spatial_attn4", 1)(half))
@@ -285,6 +275,30 @@ class TSAFusion(nn.Module, kw_only=True):
     added = leaky(conv("spatial_attn_add1", 1)(attention))
     added = conv("spatial_attn_add2", 1)(added)
     return features * nn.sigmoid(attention) * 2 + added
+
+
+def _pooled(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 d"]:
+  """Maximum and mean of 3x3 at half the size, side by side.
+
+  The zeros of the rim count in the mean. Not `nn.max_pool`, of which XLA's
+  partitioner (jaxlib 0.10.2) makes NaN where rows are shared out.
+  """
+  largest = total = x
+  for axis in (1, 2):
+    largest = functools.reduce(jnp.maximum, _thirds(largest, axis, "edge"))
+    total = sum(_thirds(total, axis, "constant"))
+  return _beside(largest, total / 9)
+
+
+def _thirds(x: Array, axis: int, mode: str) -> list[Array]:
+  """What is before, at and after each second place along an axis."""
+  edges = [(0, 0)] * x.ndim
+  edges[axis] = (1, 1)
+  around, size = jnp.pad(x, edges, mode), x.shape[axis]
+  return [
+    jax.lax.slice_in_dim(around, i, i + size, stride=2, axis=axis)
+    for i in range(3)
+  ]
 
 
 def double(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:

@@ -7,8 +7,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from sr_jax.models.layers import BatchNorm, Conv, Initializer, torch_init
-from sr_jax.ops.conv import conv2d
+from sr_jax.models.layers import (
+  BatchNorm,
+  Conv,
+  Initializer,
+  sharded_conv2d,
+  torch_init,
+)
 from sr_jax.ops.resize import interpolate
 
 
@@ -114,7 +119,7 @@ class SpectralConv(nn.Module):
       u.value = _unit(product(fixed, v.value))
     along_u, along_v = jax.lax.stop_gradient((u.value, v.value))
     sigma = product(along_u, product(matrix, along_v))
-    return conv2d(
+    return sharded_conv2d(
       x.astype(self.dtype),
       (kernel / sigma).astype(self.dtype),
       stride=self.stride,

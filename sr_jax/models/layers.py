@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from sr_jax.ops.conv import conv2d, conv_transpose2d
+from sr_jax.sharding import whole_rows
 
 Initializer = Callable[..., Any]
 
@@ -95,6 +96,15 @@ def _check_input(
     )
 
 
+def sharded_conv2d(
+  x: Float[Array, "b h w c"], kernel: Float[Array, "kh kw c d"], **options: Any
+) -> Float[Array, "b h2 w2 d"]:
+  """`conv2d`, where several devices may have an image's rows between them."""
+  reach = kernel.shape[0] // 2
+  y = conv2d(whole_rows(x, reach=reach), kernel, **options)
+  return whole_rows(y, reach=reach)
+
+
 class Conv(nn.Module):
   """Convolution; with stride 1 and an odd kernel it keeps the size.
 
@@ -127,7 +137,7 @@ class Conv(nn.Module):
     if self.padding == "edge" and size > 1:
       x = jnp.pad(x, ((0, 0), rows, columns, (0, 0)), "edge")
       rows = columns = (0, 0)
-    x = conv2d(
+    x = sharded_conv2d(
       x.astype(self.dtype),
       kernel.astype(self.dtype),
       stride=self.stride,
@@ -173,7 +183,7 @@ class ConvTranspose(nn.Module):
       x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), "edge")
       crop += stride
     x = conv_transpose2d(
-      x.astype(self.dtype),
+      whole_rows(x.astype(self.dtype), reach=-(-size // stride)),
       kernel.astype(self.dtype),
       stride=stride,
       padding=crop,

@@ -7,8 +7,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from sr_jax.models.layers import Conv, check_lr, he_init, repeat, torch_init
-from sr_jax.ops.conv import conv2d
+from sr_jax.models.layers import (
+  Conv,
+  check_lr,
+  he_init,
+  repeat,
+  sharded_conv2d,
+  torch_init,
+)
 from sr_jax.ops.pixel_shuffle import pixel_unshuffle
 from sr_jax.ops.resize import interpolate
 
@@ -59,7 +65,7 @@ class _DenseBlock(nn.Module):
       last = first + part.shape[-1]
       readers = [kernel[:, :, first:last] for kernel in kernels[i:]]
       kernel = jnp.concatenate(readers, axis=-1).astype(self.dtype)
-      sums = sums + conv2d(part, kernel, padding=1)
+      sums = sums + sharded_conv2d(part, kernel, padding=1)
       y, sums = sums[..., :features], sums[..., features:]
       part, first = _leaky(y), last
     return x + _RESIDUAL_SCALE * y

@@ -144,9 +144,7 @@ def compile_for(
   parts = experiment.build(config)
   mesh = sharding.make_mesh(**config.mesh, devices=devices)
   shape = (config.data.batch_size, *parts.batch_shape)
-  sharding.check_batch(
-    mesh, shape, scale=parts.scale, accumulate=config.accumulate
-  )
+  sharding.check_batch(mesh, shape, accumulate=config.accumulate)
 
   key = jax.eval_shape(lambda: jax.random.key(0))
   state = jax.eval_shape(parts.init_state, key)

@@ -93,7 +93,6 @@ class _Run:
     sharding.check_batch(
       self.mesh,
       (config.data.batch_size, *parts.batch_shape),
-      scale=parts.scale,
       accumulate=config.accumulate,
     )
     claim = Claim(workdir)

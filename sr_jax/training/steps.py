@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from sr_jax import degradations
 from sr_jax.ops.color import rgb_to_y
-from sr_jax.sharding import replicated
+from sr_jax.sharding import on_mesh, replicated
 from sr_jax.training.state import NetState, TrainState
 from sr_jax.types import AnyArray, Batch
 
@@ -184,7 +184,7 @@ def compile_step(step: Step, mesh: Mesh, shardings: TrainState) -> Any:
 
   everywhere = replicated(mesh)
   return jax.jit(
-    drawn,
+    on_mesh(mesh, drawn),
     in_shardings=(shardings, None, everywhere, None),
     out_shardings=(shardings, everywhere),
     donate_argnums=0,

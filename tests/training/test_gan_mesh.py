@@ -84,8 +84,8 @@ print(json.dumps(result))
   ("generator", "d_steps", "space"),
   [
     (("rrdbnet", {"growth_features": 4}), 1, [({"data": 4, "space": 2}, 8)]),
-    # 9x9 kernels, and four rows on a device: see sharding.check_batch.
-    (("srresnet", {}), 2, []),
+    # 9x9 kernels, and three rows on a device.
+    (("srresnet", {}), 2, [({"data": 2, "space": 4}, 8)]),
   ],
   ids=["rrdbnet", "srresnet"],
 )
