@@ -9,6 +9,7 @@ python eval.py --weights=x.pth --model=basicvsr --benchmarks=vid4 \
 
 from absl import app, flags
 
+from sr_jax import hosts
 from sr_jax.evaluation import run
 
 FLAGS = flags.FLAGS
@@ -23,9 +24,7 @@ flags.DEFINE_list(
   "benchmarks", [], "Sets (set5, vid4, reds4, ...) or folders; default set5."
 )
 flags.DEFINE_list("scales", [], "Enlargements; default the weights' own.")
-flags.DEFINE_list(
-  "table", [], "Reproduce published tables instead: bicubic, srcnn, fsrcnn."
-)
+flags.DEFINE_list("table", [], "Reproduce published tables: srcnn, fsrcnn...")
 flags.DEFINE_string("data_dir", None, "Folder of the sets; else SR_JAX_DATA.")
 flags.DEFINE_enum(
   "ssim", "per_channel", ["per_channel", "window_3d"], "Which SSIM."
@@ -41,17 +40,19 @@ flags.DEFINE_string(
 flags.DEFINE_bool("details", False, "Print what every image scored.")
 flags.DEFINE_string("json", None, "Write the results as JSON.")
 flags.DEFINE_string("report", None, "Write a page with pictures (HTML).")
+flags.DEFINE_integer("space", 1, "Devices that share out an image's rows.")
+hosts.define_flags()
 
 
 def main(_: list[str]) -> int:
   """Hands the flags over."""
-  names = ("weights", "benchmarks", "scales", "table", "data_dir", "metrics")
-  names += ("niqe_prior", "model", "degradation", "details")
-  return run.run(
+  names = "weights benchmarks scales table data_dir metrics niqe_prior model"
+  names += " degradation details space"
+  return run.main(
     ssim_flavour=FLAGS.ssim,
     json_path=FLAGS.json,
     report_path=FLAGS.report,
-    **{name: getattr(FLAGS, name) for name in names},
+    **{name: getattr(FLAGS, name) for name in (*names.split(), *hosts.FLAGS)},
   )
 
 

@@ -15,6 +15,7 @@ that was done in a checkpoint; 2 something to mend, which the last line names;
 from absl import app, flags
 from ml_collections import config_flags
 
+from sr_jax import hosts
 from sr_jax.training import cli
 
 FLAGS = flags.FLAGS
@@ -30,12 +31,7 @@ flags.DEFINE_string(
 flags.DEFINE_bool(
   "aot_search", False, "And find the largest batch a chip that fits."
 )
-
-flags.DEFINE_string(
-  "coordinator", None, "HOST:PORT of process 0, if no cluster says it."
-)
-flags.DEFINE_integer("num_processes", None, "Of the run; 1 asks no cluster.")
-flags.DEFINE_integer("process_id", None, "Of this process, from 0.")
+hosts.define_flags()
 
 
 def main(_: list[str]) -> None:
@@ -46,9 +42,7 @@ def main(_: list[str]) -> None:
     data_dir=FLAGS.data_dir,
     aot=FLAGS.aot,
     aot_search=FLAGS.aot_search,
-    coordinator=FLAGS.coordinator,
-    num_processes=FLAGS.num_processes,
-    process_id=FLAGS.process_id,
+    **{name: getattr(FLAGS, name) for name in hosts.FLAGS},
   )
 
 

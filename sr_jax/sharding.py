@@ -63,6 +63,32 @@ def make_mesh(
   return Mesh(rows.reshape(sizes), AXES, axis_types=auto)
 
 
+def rows_mesh(space: int) -> Mesh | None:
+  """Devices of this host that share out an image's rows; None of one alone.
+
+  Raises:
+    ValueError: the host has fewer.
+  """
+  devices = jax.local_devices()
+  if not 1 <= space <= len(devices):
+    raise ValueError(
+      f"space {space} is not between 1 and the {len(devices)} devices of this "
+      "host, which share out an image's rows"
+    )
+  if space == 1:
+    return None
+  grid = np.array(devices[:space]).reshape(1, 1, space)
+  return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def in_rows(x: Any) -> Any:
+  """Images `[b, h, w, c]` with their rows shared out, inside of `on_mesh`.
+
+  Any number of rows will do.
+  """
+  return jax.lax.with_sharding_constraint(x, PartitionSpec(None, "space"))
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
   """The same value on every device."""
   return NamedSharding(mesh, PartitionSpec())

@@ -11,6 +11,7 @@ _PACKAGE = pathlib.Path(__file__).parents[1] / "sr_jax"
 _FLOORS = {
   "types": 0,
   "sharding": 0,
+  "hosts": 0,
   "npz": 0,
   "ops": 0,
   "degradations": 1,

@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Float, UInt8
 
 from sr_jax.data import NAMED_SETS, Images, load_images
@@ -208,6 +209,7 @@ def evaluate(
   benchmark: PreparedBenchmark,
   *,
   keep_outputs: bool = False,
+  mesh: Mesh | None = None,
   on_image: Callable[[int], None] | None = None,
 ) -> BenchmarkResult:
   """Restores a prepared set and scores it.
@@ -217,6 +219,7 @@ def evaluate(
     variables: Its variables.
     benchmark: From `prepare`.
     keep_outputs: Keep the restored images in the result, for pictures.
+    mesh: Devices that share out the rows of each image.
     on_image: Called with the number of images just restored.
 
   Returns:
@@ -236,7 +239,9 @@ def evaluate(
       f"prepare(..., scale={scale}, channels={channels})"
     )
   start = time.perf_counter()
-  restored = super_resolve(model, variables, benchmark.lr, on_image=on_image)
+  restored = super_resolve(
+    model, variables, benchmark.lr, mesh=mesh, on_image=on_image
+  )
   seconds = time.perf_counter() - start
   outputs = tuple(to_8_bits(image) for image in restored)
   native, *others = benchmark.protocols

@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import functools
 import json
 import logging
 import os
@@ -13,12 +14,13 @@ from typing import Any
 import jax
 from absl import flags
 from etils import epath
+from jax.sharding import Mesh
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from sr_jax import degradations
-from sr_jax.data.sources import data_root
-from sr_jax.evaluation import report, tables
+from sr_jax import degradations, hosts, sharding
+from sr_jax.data import load_clips, load_images
+from sr_jax.evaluation import report, shares, tables
 from sr_jax.evaluation.benchmark import (
   PreparedBenchmark,
   evaluate,
@@ -31,31 +33,18 @@ from sr_jax.evaluation.clips import (
   evaluate_clips,
   prepare_clips,
 )
-from sr_jax.evaluation.networks import (
-  INTERPOLATIONS,
-  Network,
-  load_enlarger,
-  load_network,
+from sr_jax.evaluation.jobs import (
+  USER_ERRORS,
+  Job,
+  table_jobs,
+  wanted_scale,
+  weight_jobs,
 )
-from sr_jax.evaluation.published import Published, families
 from sr_jax.evaluation.results import BenchmarkResult, known_metrics
 from sr_jax.inference import kind
 from sr_jax.weights.files import check_target, write_whole
 
-#: What a user can put right; anything else keeps its traceback.
-USER_ERRORS = (ValueError, FileNotFoundError)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Job:
-  """One network at one scale on one set: a row, or why there is none."""
-
-  label: str
-  dataset: str
-  scale: int
-  network: Network | None = None
-  published: Published | None = None
-  problem: str = ""
+_Prepared = PreparedBenchmark | PreparedClips | None
 
 
 def run(
@@ -73,8 +62,11 @@ def run(
   details: bool = False,
   json_path: str | None = None,
   report_path: str | None = None,
+  space: int = 1,
 ) -> int:
-  """Evaluates, prints, writes.
+  """Evaluates, prints, writes; of several processes the first one.
+
+  Each process measures every so many-th image or clip.
 
   Args:
     weights: Files, workdirs or interpolations; see `load_network`.
@@ -92,6 +84,7 @@ def run(
     details: Print what every image scored.
     json_path: Where to write the results as JSON.
     report_path: Where to write them as a page with pictures.
+    space: Devices of a host that share out the rows of each image.
 
   Returns:
     The exit code: 0, 1 where some rows could not be computed, 2 where nothing
@@ -99,8 +92,9 @@ def run(
   """
   _set_up_jax()
   console = Console(stderr=True, highlight=False)
-  try:
-    wanted = [_scale(scale) for scale in scales]
+
+  def plan() -> tuple[list[Job], dict[str, Any]]:
+    wanted = [wanted_scale(scale) for scale in scales]
     options: dict[str, Any] = {
       "data_dir": data_dir,
       "ssim_flavour": ssim_flavour,
@@ -114,18 +108,49 @@ def run(
       options["niqe_prior"] = prior
     if bool(weights) == bool(table):
       raise ValueError("give --weights or --table, one of them")
+    if report_path and jax.process_count() > 1:
+      raise ValueError(
+        "--report has pictures, which lie on all hosts; run it on one "
+        "(--num_processes=1)"
+      )
+    if jax.process_index() == 0:
+      for path in filter(None, (json_path, report_path)):
+        _check_written(path)
     if table:
-      jobs = _table_jobs(table, wanted, benchmarks, data_dir)
-    else:
-      jobs = _weight_jobs(weights, wanted, benchmarks or ["set5"], model)
-    for path in filter(None, (json_path, report_path)):
-      _check_written(path)
+      return table_jobs(table, wanted, benchmarks, data_dir), options
+    jobs = weight_jobs(weights, wanted, benchmarks or ["set5"], model)
+    return jobs, options
+
+  try:
+    mesh = sharding.rows_mesh(space)
+    jobs, options = hosts.together(plan, USER_ERRORS)
   except USER_ERRORS as error:
     console.print(f"eval.py: {error}", markup=False, soft_wrap=True)
     return 2
   rows = _evaluate(
-    jobs, options, keep_outputs=bool(report_path), console=console
+    jobs, options, mesh=mesh, keep_outputs=bool(report_path), console=console
   )
+  code = None
+  if jax.process_index() == 0:
+    code = _tell(
+      rows,
+      console,
+      details=details,
+      json_path=json_path,
+      report_path=report_path,
+    )
+  return hosts.from_first(code)
+
+
+def _tell(
+  rows: Sequence[tables.Row],
+  console: Console,
+  *,
+  details: bool,
+  json_path: str | None,
+  report_path: str | None,
+) -> int:
+  """Prints and writes; the exit code."""
   if all(row.result is None for row in rows):
     for problem in dict.fromkeys(row.problem for row in rows):
       console.print(f"eval.py: {problem}", markup=False, soft_wrap=True)
@@ -153,6 +178,32 @@ def run(
   return int(any(row.problem for row in rows))
 
 
+def main(
+  coordinator: str | None,
+  num_processes: int | None,
+  process_id: int | None,
+  **options: Any,
+) -> int:
+  """Joins the other processes, if there are any, and evaluates.
+
+  Args:
+    coordinator: Where process 0 is; see `hosts.connect`.
+    num_processes: That evaluate together.
+    process_id: Of this process.
+    **options: Of `run`.
+
+  Returns:
+    The exit code of `run`.
+  """
+  with hosts.leaving_in_time():
+    try:
+      hosts.connect(coordinator, num_processes, process_id)
+    except USER_ERRORS as error:
+      print(f"eval.py: {error}", file=sys.stderr)
+      return 2
+    return run(**options)
+
+
 def parse_flags(argv: list[str]) -> list[str]:
   """Parses as absl does, with one line and exit code 2 on a wrong flag."""
   try:
@@ -167,103 +218,29 @@ def parse_flags(argv: list[str]) -> list[str]:
   return rest
 
 
-def _scale(text: str | int) -> int:
-  try:
-    scale = int(text)
-  except ValueError:
-    scale = 0
-  if scale < 1:
-    raise ValueError(f"--scales: '{text}' is not a positive whole number")
-  return scale
-
-
-def _weight_jobs(
-  weights: Sequence[str],
-  scales: Sequence[int],
-  benchmarks: Sequence[str],
-  model: str | None,
-) -> list[_Job]:
-  """Every entry of --weights on every set, at every scale."""
-  jobs = []
-  for spec in weights:
-    loaded: dict[int | None, Network] = {}
-    for dataset in benchmarks:
-      own: tuple[int | None, ...] = (None,)
-      if spec in INTERPOLATIONS:
-        own = (2, 3, 4) if clip_protocol(dataset) is None else (4,)
-      for scale in scales or own:
-        if scale not in loaded:
-          loaded[scale] = load_enlarger(spec, scale=scale, model=model)
-        network = loaded[scale]
-        jobs.append(
-          _Job(
-            label=network.label,
-            dataset=dataset,
-            scale=network.model.scale,
-            network=network,
-            published=network.published,
-          )
-        )
-  return jobs
-
-
-def _table_jobs(
-  names: Sequence[str],
-  scales: Sequence[int],
-  benchmarks: Sequence[str],
-  data_dir: str | None,
-) -> list[_Job]:
-  """Every published figure of the families whose weights can be had."""
-  known = families()
-  chosen = {name.lower() for name in benchmarks}
-  jobs = []
-  for name in names:
-    if name not in known:
-      raise ValueError(f"--table: '{name}' is not one of {sorted(known)}")
-    for entry in known[name]:
-      for dataset, scale in entry.figures:
-        if dataset in (chosen or {dataset}) and scale in (scales or {scale}):
-          job = _Job(
-            label=entry.title, dataset=dataset, scale=scale, published=entry
-          )
-          jobs.append(_load(job, entry.weights or "", data_dir))
-  if not jobs:
-    raise ValueError(
-      f"--table: nothing was published of {list(names)} for the --benchmarks "
-      "and --scales given; leave them out to see what was"
-    )
-  return jobs
-
-
-def _load(job: _Job, spec: str, data_dir: str | None) -> _Job:
-  """The job with its network, or with what is missing."""
-  if spec not in INTERPOLATIONS:
-    spec = str(data_root(data_dir) / spec)
-  try:
-    network = load_network(spec, scale=job.scale)
-  except USER_ERRORS as error:
-    return dataclasses.replace(job, problem=str(error))
-  return dataclasses.replace(job, network=network)
-
-
 def _evaluate(
-  jobs: Sequence[_Job],
+  jobs: Sequence[Job],
   options: dict[str, Any],
   *,
+  mesh: Mesh | None,
   keep_outputs: bool,
   console: Console,
 ) -> list[tables.Row]:
-  """The rows of the table, in the order of the jobs; options of `prepare`."""
+  """The rows of the table, in the order of the jobs; options of `prepare`.
+
+  On all processes, of which the first has the figures of the whole sets.
+  """
   rows = []
-  prepared: dict[tuple[str, int, int], PreparedBenchmark | PreparedClips] = {}
+  prepared: dict[tuple[str, int, int], _Prepared] = {}
   columns = (
     TextColumn("{task.description}"),
     BarColumn(),
     TextColumn("{task.completed}/{task.total}"),
     TimeElapsedColumn(),
   )
+  silent = not console.is_terminal or jax.process_index() > 0
   with Progress(
-    *columns, console=console, transient=True, disable=not console.is_terminal
+    *columns, console=console, transient=True, disable=silent
   ) as progress:
     task = progress.add_task("", total=None)
 
@@ -278,23 +255,28 @@ def _evaluate(
         published=job.published,
         problem=job.problem,
       )
-      if job.network is None:
-        rows.append(row)
-        continue
       title = f"{job.label}, {job.dataset} x{job.scale}"
-      key = (job.dataset, job.scale, job.network.channels)
+      key = (job.dataset, job.scale, job.channels)
       try:
         if key not in prepared:
           progress.reset(task, description=f"{title}: preparing", total=None)
-          prepared[key] = _prepare(job, job.network, options, advance)
+          make = functools.partial(_prepare, job, options, advance)
+          prepared[key] = hosts.together(make, USER_ERRORS)
         benchmark = prepared[key]
         images = getattr(benchmark, "images", ())
         count = getattr(benchmark, "num_frames", len(images))
         progress.reset(task, description=title, total=count)
-        result = _measure(job.network, benchmark, keep_outputs, advance)
+        make = functools.partial(
+          _measure, job.network, benchmark, keep_outputs, mesh, advance
+        )
+        result = hosts.together(make, USER_ERRORS)
       except USER_ERRORS as error:
         rows.append(dataclasses.replace(row, problem=str(error)))
         continue
+      parts = hosts.gather(shares.as_share(result))
+      if benchmark is None or result is None:
+        continue  # more processes than images: the others tell
+      result = shares.pooled(result, parts)
       row = dataclasses.replace(
         row, dataset=benchmark.dataset, images=images, result=result
       )
@@ -305,22 +287,31 @@ def _evaluate(
 
 
 def _prepare(
-  job: _Job,
-  network: Network,
+  job: Job,
   options: dict[str, Any],
   advance: Callable[[int], None],
-) -> PreparedBenchmark | PreparedClips:
-  """A set of images or of clips, if the network fits it."""
-  options = dict(options)
-  degradation = options.pop("degradation")
-  if clip_protocol(job.dataset) is not None:
+) -> _Prepared:
+  """A set of images or of clips, if the network fits it.
+
+  Of several processes each has a share; None where it has none.
+  """
+  if job.network is None:
+    raise ValueError(job.problem)
+  network, options = job.network, dict(options)
+  degradation, data_dir = options.pop("degradation"), options.pop("data_dir")
+  how = clip_protocol(job.dataset)
+  if how is not None:
     if getattr(network.model, "in_channels", 3) != 3:
       raise ValueError("a network on Y cannot be measured on clips, in RGB")
     options.pop("niqe_prior", None)
+    clips = shares.share(load_clips(how.dataset, data_dir=data_dir))
+    if clips is None:
+      return None
     return prepare_clips(
       job.dataset,
       scale=job.scale,
       degradation=degradation,
+      clips=clips,
       on_frame=advance,
       **options,
     )
@@ -335,22 +326,33 @@ def _prepare(
       f"--degradation={degradation} is for clips; '{job.dataset}' holds "
       "images, which are degraded by MATLAB's bicubic (BI)"
     )
+  images = shares.share(load_images(job.dataset, data_dir=data_dir))
+  if images is None:
+    return None
   return prepare(
     job.dataset,
     scale=job.scale,
     channels=network.channels,
+    images=images,
     on_image=advance,
     **options,
   )
 
 
 def _measure(
-  network: Network,
-  benchmark: PreparedBenchmark | PreparedClips,
+  network: Any,
+  benchmark: _Prepared,
   keep_outputs: bool,
+  mesh: Mesh | None,
   advance: Callable[[int], None],
-) -> BenchmarkResult:
+) -> BenchmarkResult | None:
+  if benchmark is None:
+    return None
   if isinstance(benchmark, PreparedClips):
+    if mesh is not None:
+      raise ValueError(
+        f"--space={mesh.size} is for images; a frame of a clip fits a device"
+      )
     return evaluate_clips(
       network.model, network.variables, benchmark, on_frame=advance
     )
@@ -359,6 +361,7 @@ def _measure(
     network.variables,
     benchmark,
     keep_outputs=keep_outputs,
+    mesh=mesh,
     on_image=advance,
   )
 

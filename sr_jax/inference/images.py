@@ -6,18 +6,29 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Float
 
+from sr_jax import sharding
 from sr_jax.types import Variables
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def apply(model: Any, variables: Variables, lr: jax.Array) -> jax.Array:
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def apply(
+  model: Any, variables: Variables, lr: jax.Array, mesh: Mesh | None = None
+) -> jax.Array:
   """One program per model and shape; the weights are an argument.
 
   So an evaluation inside a training run compiles the first time only.
   """
-  return model.apply(variables, lr)
+  if mesh is None:
+    return model.apply(variables, lr)
+
+  def shared(variables: Variables, lr: jax.Array) -> jax.Array:
+    return sharding.in_rows(model.apply(variables, sharding.in_rows(lr)))
+
+  sr = sharding.on_mesh(mesh, shared)(variables, lr)
+  return jax.lax.with_sharding_constraint(sr, sharding.replicated(mesh))
 
 
 def super_resolve(
@@ -26,6 +37,7 @@ def super_resolve(
   images: Sequence[np.ndarray],
   *,
   batch_pixels: int = 2**20,
+  mesh: Mesh | None = None,
   on_image: Callable[[int], None] | None = None,
 ) -> list[Float[np.ndarray, "h w c"]]:
   """Restores a list of images.
@@ -41,6 +53,8 @@ def super_resolve(
     batch_pixels: Output pixels in one batch, which bounds the memory; an
       image larger than that is a batch by itself. SRCNN holds half a kilobyte
       a pixel.
+    mesh: Devices that share out the rows of each image (`space`), for images
+      whose features do not fit one.
     on_image: Called with the number of images that have just been finished.
 
   Returns:
@@ -60,6 +74,9 @@ def super_resolve(
       )
     groups.setdefault(image.shape, []).append(i)
 
+  where = mesh and sharding.replicated(mesh)
+  if mesh is not None:
+    variables = jax.device_put(variables, where)
   results: dict[int, np.ndarray] = {}
   scale = getattr(model, "scale", 1)
   for (height, width, _), members in groups.items():
@@ -74,7 +91,7 @@ def super_resolve(
       # A TPU would round float32 operands to bfloat16 by default.
       with jax.default_matmul_precision("highest"):
         restored = jax.device_get(
-          apply(model, variables, jax.device_put(batch))
+          apply(model, variables, jax.device_put(batch, where), mesh)
         )
       results.update(zip(chosen, restored, strict=False))
       if on_image is not None:

@@ -18,8 +18,7 @@ from orbax.checkpoint.checkpoint_managers import (
   LatestN,
 )
 
-from sr_jax import sharding
-from sr_jax.training import hosts
+from sr_jax import hosts, sharding
 from sr_jax.training.state import TrainState
 
 #: Entry of the data by which they, and the state, are known to be whole.

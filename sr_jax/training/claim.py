@@ -12,7 +12,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from sr_jax.training import hosts
+from sr_jax import hosts
 
 _TAKEN = (errno.EWOULDBLOCK, errno.EACCES)
 

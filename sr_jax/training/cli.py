@@ -8,7 +8,7 @@ from typing import NoReturn
 from absl import flags
 from etils import epath
 
-from sr_jax.training import hosts
+from sr_jax import hosts
 from sr_jax.training.aot import compile_for, largest_batch
 from sr_jax.training.checkpoints import CheckpointError
 from sr_jax.training.claim import BusyError

@@ -1,22 +1,21 @@
 """What a run looks at while it trains: benchmarks, and sample pictures."""
 
-import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from sr_jax import data, degradations
-from sr_jax.evaluation import benchmark, clips, find_niqe_prior, pictures
-from sr_jax.evaluation.clip_protocols import CLIP_PROTOCOLS, clip_protocol
-from sr_jax.evaluation.results import (
-  BenchmarkResult,
-  ImageScore,
-  known_metrics,
+from sr_jax import data, degradations, hosts
+from sr_jax.evaluation import (
+  benchmark,
+  clips,
+  find_niqe_prior,
+  pictures,
+  shares,
 )
+from sr_jax.evaluation.clip_protocols import CLIP_PROTOCOLS, clip_protocol
+from sr_jax.evaluation.results import BenchmarkResult, known_metrics
 from sr_jax.inference import restore_clip
-from sr_jax.training import hosts
 from sr_jax.training.experiment import Experiment
 from sr_jax.training.writers import Writers
 from sr_jax.types import Config, Variables
@@ -87,10 +86,9 @@ class Evaluator:
         f"{'clips' if of_clips else 'images'}"
       ) from error
     found = found[: config.eval.max_images or None]
-    if found:
-      found = found[jax.process_index() :: jax.process_count()]
-      if not found:
-        return None  # more processes than images
+    found = shares.share(found)
+    if found is None:
+      return None
     if of_clips:
       return clips.prepare_clips(
         name,
@@ -139,14 +137,14 @@ class Evaluator:
       for name, prepared in self._benchmarks.items()
       if prepared is not None
     }
-    shares = hosts.gather(
-      {name: _scores(result) for name, (result, *_) in measured.items()}
+    told_by_all = hosts.gather(
+      {name: shares.as_share(x) for name, (x, *_) in measured.items()}
     )
     told = None
     if jax.process_index() == 0:  # whose share has every first image
       together = {
-        name: (_pooled(result, [x.get(name, []) for x in shares]), hr, sr)
-        for name, (result, hr, sr) in measured.items()
+        name: (shares.pooled(x, [of.get(name) for of in told_by_all]), hr, sr)
+        for name, (x, hr, sr) in measured.items()
       }
       told = self._tell(together, step, writers)
     results, notes = hosts.from_first(told)
@@ -238,41 +236,3 @@ class Evaluator:
     _, h, w, c = images.shape
     grid = images.reshape(rows, columns, h, w, c).swapaxes(1, 2)
     return grid.reshape(rows * h, columns * w, c)
-
-
-def _scores(result: BenchmarkResult) -> list[list[dict[str, Any]]]:
-  """On each colour, the scores of each image, as JSON has them."""
-  names = [field.name for field in dataclasses.fields(ImageScore)]
-  colours = [x for x in (result, result.on_luma) if x is not None]
-  return [
-    [{name: getattr(score, name) for name in names} for score in x.images]
-    for x in colours
-  ]
-
-
-def _pooled(
-  result: BenchmarkResult, shares: Sequence[list[list[dict[str, Any]]]]
-) -> BenchmarkResult:
-  """The figures of a whole set, from those of every process's share.
-
-  Args:
-    result: Of this process's share.
-    shares: `_scores` of each process; empty where it has no image.
-
-  Returns:
-    The result with the scores of all images, in the order of the set.
-  """
-
-  def images(colour: int) -> tuple[ImageScore, ...]:
-    parts = [share[colour] if share else [] for share in shares]
-    total = sum(len(part) for part in parts)
-    return tuple(
-      ImageScore(**parts[i % len(parts)][i // len(parts)]) for i in range(total)
-    )
-
-  luma = result.on_luma
-  return dataclasses.replace(
-    result,
-    images=images(0),
-    on_luma=luma and dataclasses.replace(luma, images=images(1)),
-  )

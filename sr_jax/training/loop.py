@@ -11,8 +11,8 @@ import numpy as np
 from absl import logging
 from etils import epath
 
-from sr_jax import sharding, weights
-from sr_jax.training import checks, hosts
+from sr_jax import hosts, sharding, weights
+from sr_jax.training import checks
 from sr_jax.training import experiment as experiments
 from sr_jax.training.checkpoints import (
   CheckpointError,

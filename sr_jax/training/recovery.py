@@ -6,7 +6,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from sr_jax.training import hosts
+from sr_jax import hosts
 from sr_jax.training.checkpoints import (
   CheckpointError,
   Checkpoints,

@@ -9,8 +9,9 @@ import time
 import jax
 import pytest
 
+from sr_jax import hosts
+from sr_jax.evaluation import shares
 from sr_jax.evaluation.results import BenchmarkResult, ImageScore
-from sr_jax.training import evaluator, hosts
 
 
 @pytest.fixture
@@ -192,8 +193,8 @@ def test_scores_of_all_processes_are_those_of_one(count):
   """Five images; seven processes are more than there are."""
   psnrs = [20.1, 21 + 1 / 3, math.inf, 23.0, 24.0]
   parts = [psnrs[i::count] for i in range(count)]
-  shares = [evaluator._scores(_result(*x)) if x else [] for x in parts]
-  pooled = evaluator._pooled(_result(*parts[0]), json.loads(json.dumps(shares)))
+  told = [shares.as_share(_result(*x) if x else None) for x in parts]
+  pooled = shares.pooled(_result(*parts[0]), json.loads(json.dumps(told)))
   assert [x.psnr for x in pooled.images] == psnrs
   assert [x.name for x in pooled.images] == [f"{x}" for x in psnrs]
   assert [x.psnr for x in pooled.on_luma.images] == [x + 10 for x in psnrs]

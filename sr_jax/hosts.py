@@ -9,17 +9,31 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
+from absl import flags
 from jax.experimental import multihost_utils
 
 #: Where SLURM and Open MPI say how many processes they started.
 _COUNTS = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
 #: Seconds: to find each other, and to end together.
 _WAIT, _LEAVE = 300, 10
+
+
+#: Of `connect`.
+FLAGS = ("coordinator", "num_processes", "process_id")
+
+
+def define_flags() -> None:
+  """Those of `FLAGS`, for a program's command line."""
+  flags.DEFINE_string(
+    "coordinator", None, "HOST:PORT of process 0, if no cluster says it."
+  )
+  flags.DEFINE_integer("num_processes", None, "Of the run; 1 asks no cluster.")
+  flags.DEFINE_integer("process_id", None, "Of this process, from 0.")
 
 
 def connect(
@@ -170,6 +184,31 @@ def gather(value: Any) -> list[Any]:
     json.loads(row[:size].tobytes())
     for row, size in zip(rows, lengths.tolist(), strict=True)
   ]
+
+
+def together(
+  make: Callable[[], Any], errors: tuple[type[Exception], ...]
+) -> Any:
+  """What each process makes; if one cannot, none goes on.
+
+  Args:
+    make: Called on every process.
+    errors: What it may raise.
+
+  Raises:
+    ValueError: on every process, with the first one's error.
+  """
+  if jax.process_count() == 1:
+    return make()
+  made, problem = None, None
+  try:
+    made = make()
+  except errors as error:
+    problem = str(error)
+  problems = [x for x in gather(problem) if x is not None]
+  if problems:
+    raise ValueError(problems[0])
+  return made
 
 
 def on_all(flag: bool) -> bool:

@@ -1,0 +1,118 @@
+"""What eval.py is asked to measure: rows of a table, before their figures."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from sr_jax.data.sources import data_root
+from sr_jax.evaluation.clip_protocols import clip_protocol
+from sr_jax.evaluation.networks import (
+  INTERPOLATIONS,
+  Network,
+  load_enlarger,
+  load_network,
+)
+from sr_jax.evaluation.published import Published, families
+
+#: What a user can put right; anything else keeps its traceback.
+USER_ERRORS = (ValueError, FileNotFoundError)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Job:
+  """One network at one scale on one set: a row, or why there is none."""
+
+  label: str
+  dataset: str
+  scale: int
+  network: Network | None = None
+  published: Published | None = None
+  problem: str = ""
+
+  @property
+  def channels(self) -> int | None:
+    """That the network takes."""
+    return self.network and self.network.channels
+
+
+def wanted_scale(text: str | int) -> int:
+  """An entry of --scales.
+
+  Raises:
+    ValueError: it is no positive whole number.
+  """
+  try:
+    scale = int(text)
+  except ValueError:
+    scale = 0
+  if scale < 1:
+    raise ValueError(f"--scales: '{text}' is not a positive whole number")
+  return scale
+
+
+def weight_jobs(
+  weights: Sequence[str],
+  scales: Sequence[int],
+  benchmarks: Sequence[str],
+  model: str | None,
+) -> list[Job]:
+  """Every entry of --weights on every set, at every scale."""
+  jobs = []
+  for spec in weights:
+    loaded: dict[int | None, Network] = {}
+    for dataset in benchmarks:
+      own: tuple[int | None, ...] = (None,)
+      if spec in INTERPOLATIONS:
+        own = (2, 3, 4) if clip_protocol(dataset) is None else (4,)
+      for scale in scales or own:
+        if scale not in loaded:
+          loaded[scale] = load_enlarger(spec, scale=scale, model=model)
+        network = loaded[scale]
+        jobs.append(
+          Job(
+            label=network.label,
+            dataset=dataset,
+            scale=network.model.scale,
+            network=network,
+            published=network.published,
+          )
+        )
+  return jobs
+
+
+def table_jobs(
+  names: Sequence[str],
+  scales: Sequence[int],
+  benchmarks: Sequence[str],
+  data_dir: str | None,
+) -> list[Job]:
+  """Every published figure of the families whose weights can be had."""
+  known = families()
+  chosen = {name.lower() for name in benchmarks}
+  jobs = []
+  for name in names:
+    if name not in known:
+      raise ValueError(f"--table: '{name}' is not one of {sorted(known)}")
+    for entry in known[name]:
+      for dataset, scale in entry.figures:
+        if dataset in (chosen or {dataset}) and scale in (scales or {scale}):
+          job = Job(
+            label=entry.title, dataset=dataset, scale=scale, published=entry
+          )
+          jobs.append(_load(job, entry.weights or "", data_dir))
+  if not jobs:
+    raise ValueError(
+      f"--table: nothing was published of {list(names)} for the --benchmarks "
+      "and --scales given; leave them out to see what was"
+    )
+  return jobs
+
+
+def _load(job: Job, spec: str, data_dir: str | None) -> Job:
+  """The job with its network, or with what is missing."""
+  if spec not in INTERPOLATIONS:
+    spec = str(data_root(data_dir) / spec)
+  try:
+    network = load_network(spec, scale=job.scale)
+  except USER_ERRORS as error:
+    return dataclasses.replace(job, problem=str(error))
+  return dataclasses.replace(job, network=network)
