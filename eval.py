@@ -3,8 +3,7 @@ r"""Measures networks on benchmarks, beside bicubic and the published figures.
 python eval.py --weights=runs/fsrcnn --benchmarks=set5,set14
 python eval.py --weights='fsrcnn/x{scale}.mat' --scales=2,3,4 --report=out.html
 python eval.py --table=bicubic,srcnn,fsrcnn
-python eval.py --weights=x.pth --model=basicvsr --benchmarks=vid4 \
-  --degradation=BD
+python eval.py --weights=x.pth --model=basicvsr --benchmarks=vid4
 """
 
 from absl import app, flags

@@ -138,6 +138,14 @@ def test_two_processes_train_as_one(hosts, one, two):
 
 
 @pytest.mark.slow
+def test_the_same_mesh_gives_the_same_bits(hosts, one):
+  """Of two processes so does the run that is killed."""
+  runs.assert_equal(_weights(one), _weights(hosts.whole("again", 1)))
+  assert hosts.told("again", "end") == hosts.told("one", "end")
+  assert hosts.told("again", "results") == hosts.told("one", "results")
+
+
+@pytest.mark.slow
 def test_one_of_two_processes_is_killed(hosts, two):
   """After the checkpoint of step 10 and 14 batches; the other one ends too."""
   codes, logs = hosts.run("killed", 2, kill=(14, 10))
