@@ -231,7 +231,7 @@ def _evaluate(
   On all processes, of which the first has the figures of the whole sets.
   """
   rows = []
-  prepared: dict[tuple[str, int, int], _Prepared] = {}
+  prepared: dict[tuple[str, int, int | None], _Prepared] = {}
   columns = (
     TextColumn("{task.description}"),
     BarColumn(),

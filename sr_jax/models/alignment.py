@@ -286,7 +286,7 @@ def _pooled(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 d"]:
   largest = total = x
   for axis in (1, 2):
     largest = functools.reduce(jnp.maximum, _thirds(largest, axis, "edge"))
-    total = sum(_thirds(total, axis, "constant"))
+    total = functools.reduce(jnp.add, _thirds(total, axis, "constant"))
   return _beside(largest, total / 9)
 
 
