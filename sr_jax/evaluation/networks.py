@@ -69,13 +69,12 @@ def load_network(
       published=match(spec, {}),
     )
   path = _find(spec.replace(_SCALE, str(scale)))
-  of_torch = weights.is_pth(path)
-  if of_torch and not model:
-    raise ValueError(
-      f"{path} is a PyTorch checkpoint, which does not say its network; name "
-      "it: --model=basicvsr, --model=edvr:num_features=128"
-    )
-  if of_torch:
+  if weights.is_pth(path):
+    if not model:
+      raise ValueError(
+        f"{path} is a PyTorch checkpoint, which does not say its network; name "
+        "it: --model=basicvsr, --model=edvr:num_features=128"
+      )
     module = build_network(model)
     try:
       variables = weights.from_torch(module, weights.read_pth(path))
