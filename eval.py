@@ -9,7 +9,7 @@ python eval.py --weights=x.pth --model=basicvsr --benchmarks=vid4
 from absl import app, flags
 
 from sr_jax import hosts
-from sr_jax.evaluation import run
+from sr_jax.evaluation import cli
 
 FLAGS = flags.FLAGS
 
@@ -47,7 +47,7 @@ def main(_: list[str]) -> int:
   """Hands the flags over."""
   names = "weights benchmarks scales table data_dir metrics niqe_prior model"
   names += " degradation details space"
-  return run.main(
+  return cli.main(
     ssim_flavour=FLAGS.ssim,
     json_path=FLAGS.json,
     report_path=FLAGS.report,
@@ -56,4 +56,4 @@ def main(_: list[str]) -> int:
 
 
 if __name__ == "__main__":
-  app.run(main, flags_parser=run.parse_flags)
+  app.run(main, flags_parser=cli.parse_flags)

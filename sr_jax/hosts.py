@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -221,7 +221,7 @@ def from_first(value: Any) -> Any:
   return gather(value if jax.process_index() == 0 else None)[0]
 
 
-def check_alike(**values: Any) -> None:
+def check_alike(values: Mapping[str, Any]) -> None:
   """Refuses to go on where the processes do not have the same before them.
 
   Args:
@@ -230,13 +230,13 @@ def check_alike(**values: Any) -> None:
   Raises:
     ValueError: on every process, naming what is not.
   """
-  found = gather(values)
-  for name in values:
-    each = [x[name] for x in found]
+  found = gather(dict(values))
+  for name in sorted(set().union(*found)):
+    each = [x.get(name) for x in found]
     if any(x != each[0] for x in each):
       told = f" ({each})" if len(str(each)) < 200 else ""
       raise ValueError(
-        f"the {len(each)} processes do not have the same "
-        f"{name.replace('_', ' ')}{told}; give all of them the same command, "
-        "data, and workdir on a file system that they share"
+        f"the {len(each)} processes do not have the same {name}{told}; give "
+        "all of them the same command, data, and workdir on a file system that "
+        "they share"
       )

@@ -72,8 +72,8 @@ def rows_mesh(space: int) -> Mesh | None:
   devices = jax.local_devices()
   if not 1 <= space <= len(devices):
     raise ValueError(
-      f"space {space} is not between 1 and the {len(devices)} devices of this "
-      "host, which share out an image's rows"
+      f"--space={space} is not between 1 and the {len(devices)} devices of "
+      "this host, which share out an image's rows; give one of these, or none"
     )
   if space == 1:
     return None
@@ -228,5 +228,9 @@ def to_host(mesh: Mesh, tree: Any) -> Any:
 
   All processes must call it together: what lies on another host is gathered.
   """
-  gathered = jax.jit(lambda x: x, out_shardings=replicated(mesh))(tree)
-  return jax.device_get(gathered)
+  return jax.device_get(_gathered(mesh)(tree))
+
+
+@functools.lru_cache(maxsize=8)
+def _gathered(mesh: Mesh) -> Callable[[Any], Any]:
+  return jax.jit(lambda x: x, out_shardings=replicated(mesh))

@@ -156,12 +156,12 @@ def test_one_process_agrees_with_itself():
   assert hosts.gather(value) == [value]
   assert hosts.from_first([1, "x"]) == [1, "x"]
   assert math.isnan(hosts.from_first(math.nan))
-  hosts.check_alike(config=value)
+  hosts.check_alike(value)
 
 
 def test_what_differs_is_told(monkeypatch):
-  found = [{"newest_checkpoint": 3, "config": "x" * 300}]
-  found.append({"newest_checkpoint": None, "config": "x" * 300})
+  found = [{"newest checkpoint": 3, "config.name": "x" * 300}]
+  found.append({"newest checkpoint": None, "config.name": "x" * 300})
   monkeypatch.setattr(hosts, "gather", lambda values: found)
   with pytest.raises(
     ValueError,
@@ -169,10 +169,13 @@ def test_what_differs_is_told(monkeypatch):
       "2 processes do not have the same newest checkpoint ([3, None]); give"
     ),
   ):
-    hosts.check_alike(**found[0])
-  found[1]["newest_checkpoint"], found[1]["config"] = 3, "y" * 300
-  with pytest.raises(ValueError, match="same config; give"):
-    hosts.check_alike(**found[0])
+    hosts.check_alike(found[0])
+  found[1] |= {"newest checkpoint": 3, "config.name": "y" * 300}
+  with pytest.raises(ValueError, match=r"same config\.name; give"):
+    hosts.check_alike(found[0])
+  found[1] = {"config.name": "x" * 300}
+  with pytest.raises(ValueError, match=r"newest checkpoint \(\[3, None\]\)"):
+    hosts.check_alike(found[0])
 
 
 def _result(*psnrs):

@@ -133,7 +133,9 @@ class SubImages(
           continue
         try:
           images = _read(config, i)
-        except (sources.UnreadableError, OSError) as error:
+        # Not an OSError: storage that fails today may not tomorrow, and what
+        # is built is kept.
+        except sources.UnreadableError as error:
           bad.append(str(error))
           if not config.max_bad:
             raise

@@ -32,6 +32,8 @@ class Loader:
       is that of the batches handed out, whatever has been prefetched.
     num_images: What an epoch goes through, of all shards together: images, or
       the sub-images they were cut into; of clips windows of frames.
+    fingerprint: Of the images' names and sizes, in their order: where it is
+      another, a place in the stream is of other images.
     paired: Whether batches have "lr".
     bad: What was left out of the batches so far, files and records that
       cannot be read: each once, with the reason.
@@ -42,6 +44,7 @@ class Loader:
   ):
     self.iterator = iterator
     self.num_images = reader.num_images
+    self.fingerprint = reader.fingerprint
     self.paired = reader.paired
     self.bad = list(bad)
     self._reader = reader

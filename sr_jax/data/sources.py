@@ -320,7 +320,9 @@ def image_files(folder: epath.Path) -> tuple[epath.Path, ...]:
   files = (
     path
     for path in folder.iterdir()
-    if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+    if path.suffix.lower() in SUFFIXES
+    and not path.name.startswith(".")
+    and not path.is_dir()
   )
   return tuple(sorted(files, key=lambda path: path.name))
 

@@ -12,9 +12,10 @@ from sr_jax.evaluation.networks import (
   load_network,
 )
 from sr_jax.evaluation.published import Published, families
+from sr_jax.inference import kind
 
 #: What a user can put right; anything else keeps its traceback.
-USER_ERRORS = (ValueError, FileNotFoundError)
+USER_ERRORS = (ValueError, OSError)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,11 @@ class Job:
   network: Network | None = None
   published: Published | None = None
   problem: str = ""
+
+  @property
+  def kind(self) -> str | None:
+    """What the network restores at once."""
+    return self.network and kind(self.network.model)
 
   @property
   def channels(self) -> int | None:

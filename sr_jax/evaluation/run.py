@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-from absl import flags
 from etils import epath
 from jax.sharding import Mesh
 from rich.console import Console
@@ -93,7 +92,8 @@ def run(
   _set_up_jax()
   console = Console(stderr=True, highlight=False)
 
-  def plan() -> tuple[list[Job], dict[str, Any]]:
+  def plan() -> tuple[Mesh | None, list[Job], dict[str, Any]]:
+    mesh = sharding.rows_mesh(space)
     wanted = [wanted_scale(scale) for scale in scales]
     options: dict[str, Any] = {
       "data_dir": data_dir,
@@ -117,13 +117,19 @@ def run(
       for path in filter(None, (json_path, report_path)):
         _check_written(path)
     if table:
-      return table_jobs(table, wanted, benchmarks, data_dir), options
-    jobs = weight_jobs(weights, wanted, benchmarks or ["set5"], model)
-    return jobs, options
+      jobs = table_jobs(table, wanted, benchmarks, data_dir)
+    else:
+      jobs = weight_jobs(weights, wanted, benchmarks or ["set5"], model)
+    clips = [x.dataset for x in jobs if clip_protocol(x.dataset) is not None]
+    if mesh is not None and clips:
+      raise ValueError(
+        f"--space={space} is for images, and '{clips[0]}' holds clips, whose "
+        "frames fit a device; leave it out"
+      )
+    return mesh, jobs, options
 
   try:
-    mesh = sharding.rows_mesh(space)
-    jobs, options = hosts.together(plan, USER_ERRORS)
+    mesh, jobs, options = hosts.together(plan, USER_ERRORS)
   except USER_ERRORS as error:
     console.print(f"eval.py: {error}", markup=False, soft_wrap=True)
     return 2
@@ -178,46 +184,6 @@ def _tell(
   return int(any(row.problem for row in rows))
 
 
-def main(
-  coordinator: str | None,
-  num_processes: int | None,
-  process_id: int | None,
-  **options: Any,
-) -> int:
-  """Joins the other processes, if there are any, and evaluates.
-
-  Args:
-    coordinator: Where process 0 is; see `hosts.connect`.
-    num_processes: That evaluate together.
-    process_id: Of this process.
-    **options: Of `run`.
-
-  Returns:
-    The exit code of `run`.
-  """
-  with hosts.leaving_in_time():
-    try:
-      hosts.connect(coordinator, num_processes, process_id)
-    except USER_ERRORS as error:
-      print(f"eval.py: {error}", file=sys.stderr)
-      return 2
-    return run(**options)
-
-
-def parse_flags(argv: list[str]) -> list[str]:
-  """Parses as absl does, with one line and exit code 2 on a wrong flag."""
-  try:
-    rest = flags.FLAGS(argv)
-    if len(rest) > 1:
-      raise flags.Error(
-        f"'{rest[1]}' belongs to no flag; lists are written with commas"
-      )
-  except flags.Error as error:
-    print(f"eval.py: {error}; see eval.py --help", file=sys.stderr)
-    raise SystemExit(2) from None
-  return rest
-
-
 def _evaluate(
   jobs: Sequence[Job],
   options: dict[str, Any],
@@ -231,7 +197,7 @@ def _evaluate(
   On all processes, of which the first has the figures of the whole sets.
   """
   rows = []
-  prepared: dict[tuple[str, int, int | None], _Prepared] = {}
+  prepared: dict[tuple[Any, ...], _Prepared] = {}
   columns = (
     TextColumn("{task.description}"),
     BarColumn(),
@@ -256,7 +222,7 @@ def _evaluate(
         problem=job.problem,
       )
       title = f"{job.label}, {job.dataset} x{job.scale}"
-      key = (job.dataset, job.scale, job.channels)
+      key = (job.dataset, job.scale, job.kind, job.channels)
       try:
         if key not in prepared:
           progress.reset(task, description=f"{title}: preparing", total=None)
@@ -349,10 +315,6 @@ def _measure(
   if benchmark is None:
     return None
   if isinstance(benchmark, PreparedClips):
-    if mesh is not None:
-      raise ValueError(
-        f"--space={mesh.size} is for images; a frame of a clip fits a device"
-      )
     return evaluate_clips(
       network.model, network.variables, benchmark, on_frame=advance
     )

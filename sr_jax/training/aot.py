@@ -6,7 +6,9 @@ shardings and donation that it runs it with.
 """
 
 import dataclasses
+import importlib.util
 import os
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -21,6 +23,12 @@ from sr_jax.training.checkpoints import abstract
 from sr_jax.training.hlo import Cost, cost
 from sr_jax.training.steps import compile_step
 from sr_jax.types import Config
+
+#: Entries of a batch a chip beyond which none is looked for.
+MOST = 4096
+_SHAPE = r"[1-9]\d*(x[1-9]\d*){1,2}"
+# Times the largest that fits, the next that is tried at most.
+_LEAP = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,7 +195,11 @@ def compile_for(
 
 
 def largest_batch(
-  config: Config, topology: str, *, on_compiled: Callable[[Compiled], None]
+  config: Config,
+  topology: str,
+  *,
+  on_compiled: Callable[[Compiled], None],
+  on_begin: Callable[[int], None] = lambda size: None,
 ) -> int:
   """The largest batch a chip that fits.
 
@@ -199,9 +211,11 @@ def largest_batch(
     config: A recipe.
     topology: As for `compile_for`.
     on_compiled: Called after each.
+    on_begin: Called before each with its entries a chip.
 
   Returns:
-    Entries of a batch a chip; 0 where not one fits.
+    Entries of a batch a chip; 0 where not one fits. More than `MOST` are not
+    tried.
 
   Raises:
     ValueError: see `compile_for`.
@@ -209,7 +223,8 @@ def largest_batch(
   peaks: dict[int, int] = {}
   low, high = 0, 0
   size = max(1, config.data.batch_size // count_chips(topology))
-  while not high or high - low > max(1, low // 16):
+  while low < MOST and (not high or high - low > max(1, low // 16)):
+    on_begin(size)
     try:
       found = compile_for(config, topology, batch_per_chip=size)
     except DoesNotFitError:
@@ -219,6 +234,8 @@ def largest_batch(
       peaks[size] = found.peak
       low, high = (size, high) if found.fits else (low, size)
     size = _next_size(peaks, low, high, memory=_chip(topology).memory)
+    # What small sizes foretell is wrong by far for large ones.
+    size = min(size, max(_LEAP * low, 1), MOST)
   return low
 
 
@@ -246,8 +263,9 @@ def _next_size(
 
 
 def _chip(topology: str) -> Chip:
-  generation, colon, _ = topology.partition(":")
-  if generation not in CHIPS or not colon:
+  generation, _, shape = topology.partition(":")
+  # libtpu itself ends the process at a side of 0.
+  if generation not in CHIPS or not re.fullmatch(_SHAPE, shape):
     raise ValueError(
       f"--aot '{topology}' is not one of {sorted(CHIPS)} with a shape, such as "
       "v5e:2x2"
@@ -261,6 +279,14 @@ def _devices(topology: str) -> list[Any]:
   # Else libtpu asks a server that is not there, and one process locks it.
   os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
   os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "true")
+  # What it says that it misses, in a page.
+  os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+  os.environ.setdefault("TPU_ACCELERATOR_TYPE", "none")
+  if importlib.util.find_spec("libtpu") is None:
+    raise ValueError(
+      f"--aot {topology}: the TPU compiler is not installed; "
+      "pip install 'sr_jax[aot]' brings it"
+    )
   try:
     return list(
       topologies.get_topology_desc(
@@ -271,7 +297,6 @@ def _devices(topology: str) -> list[Any]:
     )
   except Exception as error:
     raise ValueError(
-      f"--aot {topology}: the TPU compiler is not there or does not know that "
-      "shape; pip install 'sr_jax[aot]' brings it "
+      f"--aot {topology}: the TPU compiler does not know that shape "
       f"({' '.join(str(error).split())[:200]})"
     ) from error

@@ -35,7 +35,7 @@ class Checkpoints:
   """The checkpoints of one run, written beside the training.
 
   Each is whole or absent: orbax writes to a temporary folder and renames it.
-  The newest `keep_last` stay, and the `keep_best` of highest metric. Only the
+  The newest `keep_last` stay, and the `keep_best` of highest PSNR. Only the
   metric is lost of one whose metrics cannot be read.
   """
 
@@ -45,7 +45,6 @@ class Checkpoints:
     *,
     keep_last: int = 2,
     keep_best: int = 1,
-    metric: str = "psnr",
   ):
     self._directory = epath.Path(directory)
     _check_metrics(self._directory)
@@ -53,7 +52,7 @@ class Checkpoints:
     if keep_best:
       policies.append(
         BestN(
-          get_metric_fn=lambda metrics: metrics.get(metric, -math.inf),
+          get_metric_fn=_psnr,
           n=keep_best,
           keep_checkpoints_without_metrics=False,
         )
@@ -63,7 +62,7 @@ class Checkpoints:
       options=ocp.CheckpointManagerOptions(
         preservation_policy=AnyPreservationPolicy(policies),
         # Without it orbax would not write the metrics down.
-        best_fn=lambda metrics: metrics.get(metric, -math.inf),
+        best_fn=_psnr,
         # A folder that a killed run left half written is of no use.
         cleanup_tmp_directories=True,
       ),
@@ -116,49 +115,69 @@ class Checkpoints:
       raise self.explained(error, step) from error
 
   def restore(
-    self, state: TrainState, step: int | None = None
+    self, state: TrainState, step: int
   ) -> tuple[TrainState, dict[str, Any]]:
-    """Reads one back.
+    """Reads one back. All processes call it together.
 
     Args:
       state: Shapes, dtypes and shardings to restore to.
-      step: Which; the newest where None.
+      step: Which.
 
     Returns:
       The state and the place in the data.
 
     Raises:
-      CheckpointError: there is none, or it does not fit the state.
+      CheckpointError: there is none, it does not fit the state, or some
+        process cannot read its part; on every process.
     """
-    step = self.latest if step is None else step
-    if step is None or step not in self._manager.all_steps():
+    restored, failure = None, None
+    try:
+      restored = self._read(state, step)
+    except CheckpointError as error:
+      failure = error
+    except Exception as error:
+      failure = self._unreadable(step, error)
+    # Before the digest, to which all add their part.
+    if not hosts.on_all(failure is None) or restored is None:
+      raise failure or self._unreadable(
+        step, ValueError("another process cannot read its part")
+      )
+    state, data = restored
+    # orbax itself does not see that a bit of an array has turned.
+    digest = data.pop(_DIGEST, None)
+    if digest is not None and digest != _digest(state, data):
+      raise self._unreadable(
+        step, ValueError("its content is not what was saved")
+      )
+    return state, data
+
+  def _read(
+    self, state: TrainState, step: int
+  ) -> tuple[TrainState, dict[str, Any]]:
+    """This process's part."""
+    if step not in self._manager.all_steps():
       raise CheckpointError(
         f"no checkpoint of step {step} in {self._directory}; there are "
         f"{self.steps}"
       )
-    try:
-      self._check_parameters(state, step)
-      restored = self._manager.restore(
-        step,
-        args=ocp.args.Composite(
-          state=ocp.args.StandardRestore(state), data=ocp.args.JsonRestore()
-        ),
-      )
-      state, data = restored["state"], restored["data"]
-      # orbax itself does not see that a bit of an array has turned.
-      digest = data.pop(_DIGEST, None)
-      if digest is not None and digest != _digest(state, data):
-        raise ValueError("its content is not what was saved")
-    except CheckpointError:
-      raise
-    except Exception as error:
-      reason = " ".join(str(error).split())[:200] or type(error).__name__
-      raise CheckpointError(
-        f"checkpoint {step} in {self._directory} cannot be read ({reason}). If "
-        "it is of another optimizer, give another --workdir; if it is damaged, "
-        f"delete {self._directory / str(step)}"
-      ) from error
-    return state, data
+    self._check_parameters(state, step)
+    restored = self._manager.restore(
+      step,
+      args=ocp.args.Composite(
+        state=ocp.args.StandardRestore(state), data=ocp.args.JsonRestore()
+      ),
+    )
+    return restored["state"], dict(restored["data"])
+
+  def _unreadable(self, step: int, error: Exception) -> CheckpointError:
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    told = CheckpointError(
+      f"checkpoint {step} in {self._directory} cannot be read ({reason}). If "
+      "it is of another optimizer, give another --workdir; if it is damaged, "
+      f"delete {self._directory / str(step)}"
+    )
+    told.__cause__ = error
+    return told
 
   def _check_parameters(self, state: TrainState, step: int) -> None:
     """Compares shapes before anything is read: orbax tells it in pages."""
@@ -225,6 +244,10 @@ class Checkpoints:
     return CheckpointError(
       f"{what} could not be written to {self._directory}; {safe}: {error}"
     )
+
+
+def _psnr(metrics: Mapping[str, float]) -> float:
+  return metrics.get("psnr", -math.inf)
 
 
 def _parameters(state: Any) -> dict[str, tuple[int, ...]]:

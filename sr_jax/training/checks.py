@@ -137,8 +137,7 @@ def check_unchanged(config: Config, stored: epath.Path) -> None:
   """
   if not stored.exists() or config.resume_changed:
     return
-  text = json.dumps(config.to_dict(), default=list)
-  new = _flat(json.loads(text))
+  new = fields(config)
   try:
     read = json.loads(stored.read_text())
     if not isinstance(read, dict):
@@ -161,6 +160,11 @@ def check_unchanged(config: Config, stored: epath.Path) -> None:
       "Give another --workdir, or --config.resume_changed=True to go on with "
       "the new one"
     )
+
+
+def fields(config: Config) -> dict[str, Any]:
+  """Those of a recipe by their names with dots, as JSON has them."""
+  return _flat(json.loads(json.dumps(config.to_dict(), default=list)))
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

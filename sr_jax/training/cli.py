@@ -9,7 +9,7 @@ from absl import flags
 from etils import epath
 
 from sr_jax import hosts
-from sr_jax.training.aot import compile_for, largest_batch
+from sr_jax.training.aot import MOST, compile_for, largest_batch
 from sr_jax.training.checkpoints import CheckpointError
 from sr_jax.training.claim import BusyError
 from sr_jax.training.feed import StalledError
@@ -96,8 +96,10 @@ def _compile(config: Config, topology: str, *, search: bool) -> None:
   if not search:
     tell(compile_for(config, topology))
     return
-  largest = largest_batch(config, topology, on_compiled=tell)
-  print(f"{config.name}: the largest batch a chip that fits is {largest}")
+  begin = lambda size: print(f"compiling {size} a chip", file=sys.stderr)
+  largest = largest_batch(config, topology, on_compiled=tell, on_begin=begin)
+  more = " or more" if largest >= MOST else ""
+  print(f"{config.name}: the largest batch a chip that fits is {largest}{more}")
 
 
 def main(
@@ -131,10 +133,10 @@ def main(
     config.data.data_dir = data_dir
   with hosts.leaving_in_time():
     try:
-      if aot_search and not aot:
+      if aot_search and aot is None:
         raise ValueError("--aot_search needs a topology: --aot=v5e:2x2")
       processes = (coordinator, num_processes, process_id)
-      if aot:
+      if aot is not None:
         _refuse_processes(processes)
         _compile(config, aot, search=aot_search)
         return
@@ -146,7 +148,8 @@ def main(
       print(f"train.py: {error}", file=sys.stderr, flush=True)
       os._exit(1)  # an orderly end would wait for the threads that hang
     except KeyboardInterrupt:
-      _fail("stopped; the same command goes on from the newest checkpoint", 130)
+      how = "the same command goes on from the newest checkpoint"
+      _fail("stopped" if aot else f"stopped; {how}", 130)
 
 
 def _refuse_processes(given: tuple[str | int | None, ...]) -> None:

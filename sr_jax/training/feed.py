@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from sr_jax import data
+from sr_jax import data, hosts
 from sr_jax.training.experiment import Experiment
 from sr_jax.types import Batch, Config
 
@@ -71,6 +71,9 @@ class Watched:
     loader: What it draws from.
     timeout: Seconds to wait for a batch; 0 waits for ever.
 
+  Attributes:
+    bad: What was left out, by all processes, as far as `new_bad` was asked.
+
   Raises:
     ValueError: timeout is negative.
   """
@@ -85,7 +88,10 @@ class Watched:
     self._drawn: queue.SimpleQueue[Any] = queue.SimpleQueue()
     self._stalled = False
     self._thread: threading.Thread | None = None
-    self.num_images, self.bad = loader.num_images, loader.bad
+    self.num_images, self._here = loader.num_images, loader.bad
+    self._told_here = 0
+    self.bad: list[str] = []
+    self.fingerprint = loader.fingerprint
     self.get_state, self.set_state = loader.get_state, loader.set_state
 
   def __iter__(self) -> "Watched":
@@ -114,6 +120,26 @@ class Watched:
       raise error
     return batch
 
+  def new_bad(self, limit: int) -> list[str]:
+    """What has been left out since it was last asked, by all processes.
+
+    Each once: what is wrong with a set's files all of them find. All must call
+    it together.
+
+    Raises:
+      ValueError: on all of them, where it is more than `limit` by now.
+    """
+    here, self._told_here = self._here[self._told_here :], len(self._here)
+    found = [text for of_one in hosts.gather(here) for text in of_one]
+    new = [x for x in dict.fromkeys(found) if x not in self.bad]
+    self.bad += new
+    if len(self.bad) > limit:
+      raise ValueError(
+        f"{len(self.bad)} files and records cannot be read, and "
+        f"config.data.max_bad is {limit}: {'; '.join(new)}"
+      )
+    return new
+
   def _draw(self) -> None:
     while self._asked.get():
       try:
@@ -125,9 +151,10 @@ class Watched:
   def close(self) -> None:
     """Ends workers and threads; what hangs is left to the process's end."""
     self._asked.put(False)
+    if self._thread is not None and not self._stalled:
+      self._thread.join(_CLOSING)
+      self._stalled = self._thread.is_alive()
     if not self._stalled:
-      if self._thread is not None:
-        self._thread.join()
       self._loader.close()
       return
     closing = threading.Thread(target=self._loader.close, daemon=True)

@@ -87,6 +87,8 @@ class _Run:
   ):
     self.config, self.workdir, self.stop = config, workdir, stop
     self.main = jax.process_index() == 0
+    fields = checks.fields(config)
+    hosts.check_alike({f"config.{k}": v for k, v in fields.items()})
     parts = experiments.build(config)
     self.parts = parts
     self.mesh = sharding.make_mesh(**config.mesh)
@@ -119,9 +121,11 @@ class _Run:
     )
     _close_at_end(stack, self.recovery)
     hosts.check_alike(
-      config=config.to_json_best_effort(sort_keys=True),
-      number_of_training_images=self.loader.num_images,
-      newest_checkpoint=self.recovery.newest,
+      {
+        "number of training images": self.loader.num_images,
+        "training images": self.loader.fingerprint,
+        "newest checkpoint": self.recovery.newest,
+      }
     )
     self.best: float | None = None
     # Metrics of steps that no line tells of yet, and whether the evaluation
@@ -130,7 +134,6 @@ class _Run:
     self.due = False
     self.results: dict[str, float] = {}
     self.anew: list[str] = []
-    self.told_bad = 0
     self.state = self._begin()
     if self.main:
       text = json.dumps(config.to_dict(), indent=2, default=list)
@@ -226,6 +229,10 @@ class _Run:
     Raises:
       Stopped: by a request in between; the evaluation is still due.
     """
+    if jax.process_count() > 1:
+      # A notice is for all of them, and they meet after a step: what is not
+      # written now may have to wait for longer than the notice leaves.
+      self.recovery.save_stop(self.state, self._place())
     try:
       with self.stop.at_once():
         self.results, notes = self._evaluate(step)
@@ -295,6 +302,7 @@ class _Run:
     verdict = self.health.observe(step, values)
     if verdict.failure:
       self._roll_back(step, verdict.failure)
+    new_bad = self.loader.new_bad(config.data.max_bad)
     scalars = {
       **summary(values),
       "learning_rate": float(self.parts.schedule(step - 1)),
@@ -303,9 +311,8 @@ class _Run:
     }
     left = (config.steps - step) / rate
     self.writers.line(progress_line(step, config.steps, scalars, left))
-    for text in self.loader.bad[self.told_bad :]:
+    for text in new_bad:
       self.writers.line(f"warning: skipped, {text}")
-    self.told_bad = len(self.loader.bad)
     if verdict.warning:
       self.writers.line(f"warning: {verdict.warning}")
     self.writers.progress(step, f"{rate:.1f} steps/s")

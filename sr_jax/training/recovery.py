@@ -83,27 +83,19 @@ class Recovery:
     found.sort(key=lambda x: (x[0], x[1] is self._regular), reverse=True)
     failures: list[tuple[Checkpoints, int, CheckpointError]] = []
     for step, folder in found:
-      restored, failure = None, None
       try:
         restored = folder.restore(state, step)
       except CheckpointError as error:
-        failure = error
-      if hosts.on_all(failure is None) and restored is not None:
-        for damaged, at, error in failures:
-          path = damaged.set_aside(at)
-          why = " ".join(str(error.__cause__ or error).split())[:200]
-          self.warnings.append(
-            f"checkpoint {at} was damaged and is passed over; it lies in "
-            f"{path} now, and the run goes on from step {step:,} ({why})"
-          )
-        return restored
-      failures.append(
-        (
-          folder,
-          step,
-          failure or CheckpointError("another host cannot read it"),
+        failures.append((folder, step, error))
+        continue
+      for damaged, at, error in failures:
+        path = damaged.set_aside(at)
+        why = " ".join(str(error.__cause__ or error).split())[:200]
+        self.warnings.append(
+          f"checkpoint {at} was damaged and is passed over; it lies in "
+          f"{path} now, and the run goes on from step {step:,} ({why})"
         )
-      )
+      return restored
     if len(failures) == 1:
       raise failures[0][2]
     if failures:

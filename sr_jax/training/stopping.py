@@ -62,6 +62,8 @@ class StopRequests:
     """Raises `Stopped` within, wherever it is: for what can be done again."""
     self._at_once = True
     try:
+      if self._number is not None:  # since it was last asked
+        raise Stopped(self._number)
       yield
     finally:
       self._at_once = False

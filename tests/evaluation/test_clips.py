@@ -15,7 +15,7 @@ from skimage.metrics import structural_similarity
 
 from sr_jax import evaluation, weights
 from sr_jax.data import load_clips
-from sr_jax.evaluation import clips, networks, run, tables
+from sr_jax.evaluation import clips, jobs, networks, run, tables
 from sr_jax.inference import super_resolve_clip
 from sr_jax.models import Interpolate, MSRResNet, build
 from tests.evaluation.test_benchmark import _levels, _luma, _resize
@@ -328,16 +328,17 @@ def test_networks_and_sets_that_do_not_go_together(folder, capsys, tmp_path):
     )
   with pytest.raises(ValueError, match="'set5' is not a benchmark of clips"):
     evaluation.prepare_clips("set5")
+  options = {"degradation": None, "data_dir": None}
   network = networks.Network(
     label="x", model=_Recurrent(), variables={}, published=None
   )
-  job = run._Job(label="x", dataset="set5", scale=2, network=network)
+  job = jobs.Job(label="x", dataset="set5", scale=2, network=network)
   with pytest.raises(ValueError, match="'set5' holds images, and the network"):
-    run._prepare(job, network, {"degradation": None}, lambda _: None)
+    run._prepare(job, options, lambda _: None)
   luma = dataclasses.replace(network, model=_Nearest(in_channels=1))
-  job = dataclasses.replace(job, dataset="vid4")
+  job = dataclasses.replace(job, dataset="vid4", network=luma)
   with pytest.raises(ValueError, match="on Y cannot be measured on clips"):
-    run._prepare(job, luma, {"degradation": None}, lambda _: None)
+    run._prepare(job, options, lambda _: None)
 
 
 @pytest.mark.data

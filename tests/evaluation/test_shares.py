@@ -191,7 +191,7 @@ def test_more_devices_than_there_are_are_refused(workplace, capsys):
     )
     assert code == 2
     told = " ".join(capsys.readouterr().err.split())
-    assert f"space {space} is not between 1 and the 1 devices" in told
+    assert f"--space={space} is not between 1 and the 1 devices" in told
   assert sharding.rows_mesh(1) is None
 
 

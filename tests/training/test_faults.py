@@ -5,15 +5,12 @@ import errno
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 
-import jax
-import numpy as np
 import pytest
 
-from sr_jax import training, weights
+from sr_jax import training
 from sr_jax.training import checkpoints, loop
 from tests.training import runs
 
@@ -76,76 +73,6 @@ def test_killed_and_restarted_is_bit_equal(tmp_path):
   assert [p.name for p in (killed / "checkpoints").iterdir()] == ["20"]
   assert run(killed, kill=False) == 0
   runs.assert_equal(runs.final_state(whole, 40), runs.final_state(killed, 40))
-
-
-_ON_TWO_HOSTS = """
-import sys
-import jax
-jax.config.update("jax_num_cpu_devices", 1)
-jax.config.update("jax_cpu_collectives_implementation", "gloo")
-jax.distributed.initialize("localhost:{port}", 2, int(sys.argv[1]))
-from absl import flags
-flags.FLAGS.mark_as_parsed()
-sys.path.insert(0, {root!r})
-from configs import quickstart
-from sr_jax import training, weights
-config = quickstart.get_config()
-config.model.num_features = 8
-config.data.train = config.eval.benchmarks = {images!r}
-config.data.patch_size = 16
-config.data.batch_size = 4
-config.eval.max_images = 1
-config.mesh.data, config.mesh.fsdp = {mesh}
-config.steps, config.log_every, config.eval_every = 4, 2, 2
-training.train(config, {workdir!r})
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("mesh", [(2, 1), (1, 2)])
-def test_two_hosts_compute_what_one_does(config, tmp_path, mesh):
-  """Two processes on loopback, the batch or the parameters shared out."""
-  config.model.shrink_features = 5
-  config.steps, config.eval_every = 4, 2
-  config.schedule.periods = (10_000,)
-  config.ema_decay = 0.99
-  training.train(config, tmp_path / "one")
-  with socket.socket() as free:
-    free.bind(("localhost", 0))
-    port = free.getsockname()[1]
-  code = _ON_TWO_HOSTS.format(
-    root=str(runs.ROOT),
-    images=config.data.train,
-    workdir=str(tmp_path / "two"),
-    mesh=mesh,
-    port=port,
-  )
-  hosts = [
-    subprocess.Popen([sys.executable, "-c", code, str(i)]) for i in range(2)
-  ]
-  try:
-    assert [host.wait(timeout=300) for host in hosts] == [0, 0]
-  finally:
-    for host in hosts:
-      host.kill()
-  one, two = (
-    weights.load(tmp_path / name / "weights" / "last.safetensors")[1]
-    for name in ("one", "two")
-  )
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
-    one,
-    two,
-  )
-  psnr = [
-    [
-      x["images/psnr"]
-      for x in runs.lines(tmp_path / name)
-      if "images/psnr" in x
-    ]
-    for name in ("one", "two")
-  ]
-  np.testing.assert_allclose(*psnr, rtol=1e-4)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(config, tmp_path):
