@@ -24,6 +24,16 @@ from sr_jax.training.state import TrainState
 #: Entry of the data by which they, and the state, are known to be whole.
 _DIGEST = "digest"
 
+#: What orbax writes of a checkpoint, and of what type.
+_METADATA = {
+  "item_handlers": (dict, str),
+  "metrics": (dict,),
+  "performance_metrics": (dict,),
+  "init_timestamp_nsecs": (int,),
+  "commit_timestamp_nsecs": (int,),
+  "custom_metadata": (dict,),
+}
+
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -47,7 +57,7 @@ class Checkpoints:
     keep_best: int = 1,
   ):
     self._directory = epath.Path(directory)
-    _check_metrics(self._directory)
+    _check_metadata(self._directory)
     policies: list[Any] = [LatestN(n=keep_last)]
     if keep_best:
       policies.append(
@@ -145,7 +155,7 @@ class Checkpoints:
     state, data = restored
     # orbax itself does not see that a bit of an array has turned.
     digest = data.pop(_DIGEST, None)
-    if digest is not None and digest != _digest(state, data):
+    if digest != _digest(state, data):
       raise self._unreadable(
         step, ValueError("its content is not what was saved")
       )
@@ -299,22 +309,40 @@ def has_checkpoint(directory: epath.PathLike) -> bool:
   return any(path.name.isdigit() for path in directory.iterdir())
 
 
-def _check_metrics(directory: epath.Path) -> None:
-  """Renames files of metrics that are damaged: orbax would read no other."""
+def _check_metadata(directory: epath.Path) -> None:
+  """Renames files of metadata that are damaged: orbax would open no other.
+
+  Nothing is lost with them but a checkpoint's standing as best.
+  """
   if jax.process_index() == 0 and directory.is_dir():
-    for path in directory.glob("*/metrics/metrics"):
-      try:
-        found = json.loads(path.read_text())
-        whole = isinstance(found, dict)
-        whole = whole and all(
-          isinstance(x, (int, float)) for x in found.values()
-        )
-      except ValueError:
-        whole = False
-      if not whole:
-        with contextlib.suppress(FileNotFoundError):
-          path.rename(path.parent / "metrics.damaged")
+    for pattern, whole in (
+      ("*/metrics/metrics", _are_metrics),
+      ("*/_CHECKPOINT_METADATA", _are_metadata),
+    ):
+      for path in directory.glob(pattern):
+        try:
+          good = whole(json.loads(path.read_text()))
+        except ValueError:
+          good = False
+        if not good:
+          with contextlib.suppress(FileNotFoundError):
+            path.rename(path.parent / f"{path.name.lstrip('_')}.damaged")
   hosts.on_all(True)
+
+
+def _are_metrics(found: Any) -> bool:
+  return isinstance(found, dict) and all(
+    isinstance(x, (int, float)) for x in found.values()
+  )
+
+
+def _are_metadata(found: Any) -> bool:
+  return isinstance(found, dict) and all(
+    key in _METADATA
+    and isinstance(x, (*_METADATA[key], type(None)))
+    and not (isinstance(x, int) and not 0 <= x < 1 << 62)  # is no time
+    for key, x in found.items()
+  )
 
 
 def abstract(state: Any, shardings: Any) -> Any:

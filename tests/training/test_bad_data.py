@@ -45,12 +45,15 @@ def test_what_is_bad_is_skipped_counted_and_named(config, tmp_path, capsys):
     training.train(config, tmp_path / "past")
 
 
-def test_a_damaged_config_is_named(config, tmp_path):
+@pytest.mark.parametrize(
+  "examples", [100, pytest.param(2_100, marks=pytest.mark.slow)]
+)
+def test_a_damaged_config_is_named(config, tmp_path, examples):
   stored = tmp_path / "config.json"
   stored.write_text(json.dumps(config.to_dict(), default=list))
   whole = stored.read_bytes()
 
-  @damage.seeded(100)
+  @damage.seeded(examples)
   @given(damage.damaged([whole]))
   def each(data):
     stored.write_bytes(data)

@@ -1,7 +1,10 @@
 """Which checkpoints stay, and what a wrong request is answered."""
 
 import contextlib
+import os
 import random
+import subprocess
+import sys
 import zlib
 
 import jax
@@ -18,6 +21,7 @@ from sr_jax.training import (
   checkpoints,
 )
 from sr_jax.training.checkpoints import abstract
+from tests.training import damaged_checkpoints, runs
 
 
 def _state(step):
@@ -59,27 +63,16 @@ def test_the_same_step_is_saved_once(tmp_path):
   assert kept.steps == [1]
 
 
-def _whole(dtype):
-  """A state of every kind of array."""
-  net = NetState(
-    {"v": jnp.arange(600, dtype=dtype).reshape(20, 30)},
-    {"seen": jnp.asarray([True, False]), "count": jnp.arange(3)},
-    (),
-    None,
-  )
-  return TrainState(step=jnp.asarray(1, jnp.int32), generator=net)
-
-
 # Of orbax's threads, when a read fails.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.uint8])
 def test_a_bit_that_turned_is_told(tmp_path, dtype):
   """In the arrays, or in the place in the data: never another value."""
   with contextlib.closing(Checkpoints(tmp_path / "a")) as kept:
-    kept.save(_whole(dtype), {"at": 1})
+    kept.save(damaged_checkpoints.whole(dtype), {"at": 1})
     kept.wait()
   rng, told = random.Random(0), 0
-  shapes = jax.eval_shape(lambda: _whole(dtype))
+  shapes = jax.eval_shape(lambda: damaged_checkpoints.whole(dtype))
   device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
   like = abstract(shapes, jax.tree.map(lambda _: device, shapes))
   files = [
@@ -100,14 +93,41 @@ def test_a_bit_that_turned_is_told(tmp_path, dtype):
           told += 1
         else:  # of what is not read
           assert place == {"at": 1}
-          jax.tree.map(np.testing.assert_array_equal, state, _whole(dtype))
+          jax.tree.map(
+            np.testing.assert_array_equal,
+            state,
+            damaged_checkpoints.whole(dtype),
+          )
     path.write_bytes(whole)
   assert told >= 8
 
 
+@pytest.mark.parametrize(
+  "examples", [100, pytest.param(2_100, marks=pytest.mark.slow)]
+)
+def test_damaged_checkpoints(tmp_path, examples):
+  """Any of its files: another value is never read, and nothing hangs.
+
+  In a process of its own, to the end of which orbax's threads complain.
+  """
+  command = [sys.executable, "-m", "tests.training.damaged_checkpoints"]
+  out = subprocess.run(
+    [*command, str(tmp_path), str(examples)],
+    capture_output=True,
+    text=True,
+    check=False,
+    timeout=600,
+    cwd=runs.ROOT,
+    env={**os.environ, "JAX_PLATFORMS": "cpu"},
+  )
+  assert out.returncode == 0, out.stdout[-3000:]
+  refused = int(out.stdout.splitlines()[-1])
+  assert examples // 10 <= refused < examples
+
+
 def test_the_digest_is_that_of_any_sharding():
   """Restored on another mesh, a checkpoint is the same."""
-  state = _whole(jnp.float32)
+  state = damaged_checkpoints.whole(jnp.float32)
   mesh = sharding.make_mesh()
   spread = jax.device_put(state, sharding.state_sharding(mesh, state))
   expected = [
