@@ -44,6 +44,7 @@ _ESRGAN = f"--config={_ROOT}/configs/esrgan.py"
     ([_QUICKSTART, "--config.data.train=/nowhere"], "/nowhere"),
     ([_QUICKSTART, "surplus"], "'surplus' belongs to no flag"),
     ([_QUICKSTART, "--aot=v9:2x2"], "--aot 'v9:2x2' is not one of"),
+    ([_QUICKSTART, "--aot="], "--aot '' is not one of"),
     ([_QUICKSTART, "--num_processes=2"], "--process_id not given"),
     ([_QUICKSTART, "--aot=v5e:2x2", "--process_id=0"], "leave --coordinator"),
     ([_ESRGAN], "python -m sr_jax.weights vgg19"),

@@ -113,8 +113,8 @@ def test_esrgan_compiles_for_four_chips():
   assert len(exact) == 2
   assert all("hwc->" in name for name in exact)
 
-  assert "--aot v5e:3x5x7: the TPU compiler does" in (refused["error"])
-  assert "sr_jax[aot]" in refused["error"]
+  told = "--aot v5e:3x5x7: the TPU compiler does not know that shape"
+  assert told in refused["error"]
 
 
 @pytest.mark.slow
@@ -159,12 +159,28 @@ def test_what_does_not_fit_is_told():
   )
 
 
+@pytest.mark.parametrize("shape", ["0x2", "2x0", "", "2", "2x2x2x2", "2x-2"])
+def test_a_shape_that_is_none_is_told(shape):
+  """libtpu ends the process at a side of 0."""
+  with pytest.raises(ValueError, match=r"is not one of .* with a shape"):
+    aot.count_chips(f"v5e:{shape}")
+
+
+def test_a_compiler_that_is_not_installed_is_told(monkeypatch):
+  monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+  with pytest.raises(ValueError, match=r"not installed; pip .*sr_jax\[aot\]"):
+    aot.count_chips("v5e:2x2")
+
+
 @pytest.mark.parametrize(
   ("peak", "largest", "most"),
   [
     (lambda n: 1e9 + 0.37e9 * n, 40, 4),  # as foreseen, from two
     (lambda n: 1e9 + 0.37e9 * n + 0.01e9 * n * n, 24, 7),
     (lambda n: 17e9 + n, 0, 5),
+    # So little that much more than is tried would fit: no leap to it.
+    (lambda n: 1e4 + 40.0 * n, aot.MOST, 5),
+    (lambda n: 1e4, aot.MOST, 5),
   ],
 )
 def test_the_largest_batch_is_found(peak, largest, most, monkeypatch):

@@ -8,11 +8,12 @@ import subprocess
 import sys
 import threading
 import time
+import types
 
 import pytest
 
 from sr_jax import data, training
-from sr_jax.training import claim, evaluator
+from sr_jax.training import claim, evaluator, feed, stopping
 from tests.training import runs
 
 
@@ -28,6 +29,13 @@ class _Changed(data.Loader):
     if self.left == 0:
       self.do()
     return super().__next__()
+
+
+class _Fake(data.Loader):
+  """A loader of nothing."""
+
+  def __init__(self):
+    self.num_images, self.fingerprint, self.bad = 1, 0, []
 
 
 def _change(patch, at, do):
@@ -130,6 +138,59 @@ def test_an_evaluation_is_broken_off_and_made_again(
       assert not (broken / "weights" / "last.safetensors").exists()
   training.train(config, broken)
   _assert_alike(broken, unbroken, 6)
+
+
+def test_a_request_between_two_questions_is_not_lost():
+  """After the step's question, before the evaluation that can be broken off."""
+  with stopping.StopRequests() as stop:
+    stop.begin()
+    assert not stop.asked(1)
+    _send(signal.SIGTERM)
+    with pytest.raises(training.Stopped), stop.at_once():
+      pytest.fail("it is made")
+    assert stop.asked(1)
+
+
+def test_what_hangs_does_not_hold_up_an_interrupt(monkeypatch):
+  """A batch that is being read when the run is interrupted."""
+  hung = threading.Event()
+
+  class Hangs(_Fake):
+    def __next__(self):
+      hung.wait()
+
+    def close(self):
+      pass
+
+  def interrupt(timeout):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(feed, "_CLOSING", 0.1)
+  watched = feed.Watched(Hangs(), 600.0)
+  watched._drawn = types.SimpleNamespace(get=interrupt, put=print)
+  with pytest.raises(KeyboardInterrupt):
+    next(watched)
+  started = time.monotonic()
+  watched.close()
+  assert time.monotonic() - started < 5
+  hung.set()
+
+
+def test_what_all_processes_left_out_is_told_once(monkeypatch):
+  loader = _Fake()
+  loader.bad.append("file a")
+  watched = feed.Watched(loader, 1.0)
+  others = ["file a", "record 3"]
+  monkeypatch.setattr(feed.hosts, "gather", lambda mine: [mine, others])
+  assert watched.new_bad(2) == ["file a", "record 3"]
+  loader.bad.append("record 5")
+  others.clear()
+  with pytest.raises(
+    ValueError, match=r"^3 files and .* max_bad is 2: record 5"
+  ):
+    watched.new_bad(2)
+  assert watched.new_bad(3) == []
+  assert watched.bad == ["file a", "record 3", "record 5"]
 
 
 def test_the_second_interrupt_is_at_once(config, tmp_path, monkeypatch):
