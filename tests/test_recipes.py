@@ -164,6 +164,7 @@ def test_a_wrong_variant_is_named(name, variant, message):
     _recipe(name, variant)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_parts_of_a_batch_have_the_loss_of_the_whole(reduction):
   """A sum over the batch is the sum of its parts, a mean their mean."""

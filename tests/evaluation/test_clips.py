@@ -193,6 +193,7 @@ def test_frames_that_are_not_compared_are_counted_all_the_same(
   assert (result.frames, sum(told)) == (3, prepared.num_frames)
 
 
+@pytest.mark.slow
 def test_what_a_clip_took_is_told():
   """That of the longest clip, as the network's own run tells it."""
   model = build(

@@ -44,6 +44,7 @@ def test_frame_by_frame_is_the_recorded_clip(variables):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["iconvsr", "basicvsr_plusplus"])
 @pytest.mark.parametrize("arguments", [{}, {"is_low_res_input": False}])
 def test_networks_that_look_before_they_pass(name, arguments):
@@ -67,6 +68,7 @@ def test_networks_that_look_before_they_pass(name, arguments):
   np.testing.assert_allclose(np.stack(sr), whole, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_device_holds_no_more_of_a_longer_clip(variables):
   held = []
   for count in (1, 3, 9):

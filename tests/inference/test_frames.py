@@ -80,6 +80,7 @@ def test_frames_that_are_not_wanted_are_not_restored(model):
   np.testing.assert_array_equal(some, [every[1], every[4]])
 
 
+@pytest.mark.slow
 def test_a_network_of_clips_sees_all_frames():
   rng = np.random.default_rng(0)
   clip = jnp.asarray(rng.random((1, 3, 20, 18, 3), np.float32))

@@ -127,6 +127,7 @@ def _filled(model, lr):
   )
 
 
+@pytest.mark.slow
 def test_a_network_for_mirrored_clips_may_be_called_otherwise():
   lr = _clip(1, 2, 9, 10, 3)
   model = models.BasicVSRPlusPlus(
@@ -228,6 +229,7 @@ def _loss(model):
   return lambda variables, lr: jnp.mean(jnp.square(model.apply(variables, lr)))
 
 
+@pytest.mark.slow
 def test_gradients_are_finite_differences():
   """With blocks and steps computed anew."""
   lr = _clip(1, 3, 9, 10, 3)
@@ -252,6 +254,7 @@ def _check_gradient(model, variables, lr):
   np.testing.assert_allclose(measured, norm, rtol=0.02)
 
 
+@pytest.mark.slow
 def test_the_program_does_not_grow_with_the_frames():
   """Nor does what is traced, from which a program is compiled."""
   model = TINY.clone(remat=True)

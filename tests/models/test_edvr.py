@@ -288,6 +288,7 @@ def test_offsets_are_held_and_told():
   assert not np.allclose(apply(TINY), apply(TINY.clone(max_offset=0.1)))
 
 
+@pytest.mark.slow
 def test_remat_changes_no_gradient_and_no_statistic():
   clip = _clip(1, 3, 8, 8, 3)
   variables = _filled(TINY, clip)

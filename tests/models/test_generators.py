@@ -173,6 +173,7 @@ def test_a_scan_has_the_gradients_of_its_blocks_written_out(remat):
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=atol)
 
 
+@pytest.mark.slow
 def test_remat_changes_no_gradient():
   model = models.RRDBNet(
     scale=2, num_features=4, num_blocks=2, growth_features=3

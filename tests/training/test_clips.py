@@ -72,6 +72,7 @@ def test_a_frozen_part_is_frozen_after_a_resume_too(clip_config, tmp_path):
   assert any(not np.array_equal(a, b) for a, b in pairs)
 
 
+@pytest.mark.slow
 def test_a_part_begins_from_its_own_file(clip_config, tmp_path):
   spynet = models.build("spynet", widths=_MODEL["spynet_widths"])
   image = jnp.zeros((1, 32, 32, 3))
@@ -265,6 +266,7 @@ def test_the_step_shows_the_offsets_of_edvr(recipes):
   assert metrics["offset"].shape == ()
 
 
+@pytest.mark.slow
 def test_of_mirrored_clips_half_the_flow_is_computed(clip_config):
   def operations(num_frames, mirror):
     clip_config.data.num_frames, clip_config.data.mirror = num_frames, mirror
