@@ -233,7 +233,7 @@ def check_alike(values: Mapping[str, Any]) -> None:
   found = gather(dict(values))
   for name in sorted(set().union(*found)):
     each = [x.get(name) for x in found]
-    if any(x != each[0] for x in each):
+    if len({json.dumps(x) for x in each}) > 1:  # of NaN too the same
       told = f" ({each})" if len(str(each)) < 200 else ""
       raise ValueError(
         f"the {len(each)} processes do not have the same {name}{told}; give "

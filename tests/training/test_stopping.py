@@ -51,7 +51,7 @@ def _change(patch, at, do):
 def _send(*numbers):
   for number in numbers:
     os.kill(os.getpid(), number)
-    time.sleep(0.05)  # the main thread takes one at a time
+    time.sleep(0.5)  # two of a kind that wait are one to the main thread
 
 
 def _left(workdir):
