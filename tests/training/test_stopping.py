@@ -50,7 +50,8 @@ def _change(patch, at, do):
 
 def _send(*numbers):
   for number in numbers:
-    os.kill(os.getpid(), number)
+    # Given to another thread, it would not wake the main one.
+    signal.pthread_kill(threading.main_thread().ident, number)
     time.sleep(0.5)  # two of a kind that wait are one to the main thread
 
 
