@@ -193,7 +193,15 @@ def test_what_all_processes_left_out_is_told_once(monkeypatch):
 
 
 def test_the_second_interrupt_is_at_once(config, tmp_path, monkeypatch):
-  _change(monkeypatch, 2, lambda: _send(signal.SIGINT, signal.SIGINT))
+  def twice():
+    handler = signal.getsignal(signal.SIGINT)
+    _send(signal.SIGINT)
+    while handler.__self__._number is None:  # it is noted before the next
+      time.sleep(0.01)
+    _send(signal.SIGINT)
+    time.sleep(3)  # no batch comes, and no step ends
+
+  _change(monkeypatch, 2, twice)
   with pytest.raises(KeyboardInterrupt):
     training.train(config, tmp_path / "run")
   assert not (tmp_path / "run" / "stopped").exists()
