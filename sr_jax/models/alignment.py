@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from sr_jax.models.layers import Conv, sharded_conv2d, torch_init
 from sr_jax.ops.deform_conv import deform_conv2d
 from sr_jax.ops.resize import interpolate
+from sr_jax.sharding import whole_rows
 
 #: The video networks' slope.
 leaky = functools.partial(nn.leaky_relu, negative_slope=0.1)
@@ -280,25 +281,17 @@ class TSAFusion(nn.Module, kw_only=True):
 def _pooled(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 d"]:
   """Maximum and mean of 3x3 at half the size, side by side.
 
-  The zeros of the rim count in the mean. Not `nn.max_pool`, of which XLA's
-  partitioner (jaxlib 0.10.2) makes NaN where rows are shared out.
+  Of whole images: where rows are shared out, XLA's partitioner (jaxlib 0.10.2)
+  makes NaN of a maximum's padding.
   """
-  largest = total = x
-  for axis in (1, 2):
-    largest = functools.reduce(jnp.maximum, _thirds(largest, axis, "edge"))
-    total = functools.reduce(jnp.add, _thirds(total, axis, "constant"))
-  return _beside(largest, total / 9)
-
-
-def _thirds(x: Array, axis: int, mode: str) -> list[Array]:
-  """What is before, at and after each second place along an axis."""
-  edges = [(0, 0)] * x.ndim
-  edges[axis] = (1, 1)
-  around, size = jnp.pad(x, edges, mode), x.shape[axis]
-  return [
-    jax.lax.slice_in_dim(around, i, i + size, stride=2, axis=axis)
-    for i in range(3)
-  ]
+  x = whole_rows(x, reach=x.shape[1])
+  window, step = (3, 3), (2, 2)
+  pad: Any = ((1, 1), (1, 1))
+  # The zeros of the rim count in the mean.
+  y = _beside(
+    nn.max_pool(x, window, step, pad), nn.avg_pool(x, window, step, pad)
+  )
+  return whole_rows(y, reach=y.shape[1])
 
 
 def double(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
