@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 
 from configs import esrgan
 from sr_jax import sharding
-from sr_jax.training import cli, evaluator, loop
+from sr_jax.training import cli, loop
 
 
 def make_config(images, *, steps, mesh):
@@ -55,11 +55,10 @@ def digest(mesh, tree):
   return found.hexdigest()
 
 
-def main(workdir, images, steps, mesh, kill=None, evaluated=None, **processes):
+def main(workdir, images, steps, mesh, kill=None, **processes):
   """Runs; with `kill=(batch, step)` until then, and step's checkpoint is whole.
 
-  That is told by what orbax writes last. With `evaluated` until the evaluation
-  of that step.
+  That is told by what orbax writes last.
   """
   flags.FLAGS.mark_as_parsed()
   workdir, counts = pathlib.Path(workdir), {"batch": 0}
@@ -92,14 +91,6 @@ def main(workdir, images, steps, mesh, kill=None, evaluated=None, **processes):
       tell(end=digest(self.mesh, self.state), results=results)
       return results
 
-  evaluate = evaluator.Evaluator.evaluate
-
-  def killed(self, variables, step, writers):
-    if step == evaluated:
-      os.kill(os.getpid(), signal.SIGKILL)
-    return evaluate(self, variables, step, writers)
-
-  evaluator.Evaluator.evaluate = killed
   sharding.global_batch, loop._Run = told_batch, Run
   config = make_config(images, steps=steps, mesh=mesh)
   cli.main(config, workdir=str(workdir), data_dir=None, **processes)
