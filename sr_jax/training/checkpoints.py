@@ -164,20 +164,23 @@ class Checkpoints:
   def _read(
     self, state: TrainState, step: int
   ) -> tuple[TrainState, dict[str, Any]]:
-    """This process's part."""
+    """This process's part, whatever becomes of the others'.
+
+    By orbax's handlers: its manager has a barrier after each reading, at which
+    processes that could read would meet those that could not at another one.
+    """
     if step not in self._manager.all_steps():
       raise CheckpointError(
         f"no checkpoint of step {step} in {self._directory}; there are "
         f"{self.steps}"
       )
     self._check_parameters(state, step)
-    restored = self._manager.restore(
-      step,
-      args=ocp.args.Composite(
-        state=ocp.args.StandardRestore(state), data=ocp.args.JsonRestore()
-      ),
-    )
-    return restored["state"], dict(restored["data"])
+    folder = self._directory / str(step)
+    with contextlib.closing(ocp.JsonCheckpointHandler()) as reader:
+      data = reader.restore(folder / "data", args=ocp.args.JsonRestore())
+    with contextlib.closing(ocp.StandardCheckpointHandler()) as reader:
+      args = ocp.args.StandardRestore(state)
+      return reader.restore(folder / "state", args=args), dict(data)
 
   def _unreadable(self, step: int, error: Exception) -> CheckpointError:
     reason = " ".join(str(error).split())[:200] or type(error).__name__

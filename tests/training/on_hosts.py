@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 
 from configs import esrgan
 from sr_jax import sharding
-from sr_jax.training import cli, loop
+from sr_jax.training import checkpoints, cli, evaluator, loop
 
 
 def make_config(images, *, steps, mesh):
@@ -55,10 +55,20 @@ def digest(mesh, tree):
   return found.hexdigest()
 
 
-def main(workdir, images, steps, mesh, kill=None, **processes):
+def main(
+  workdir,
+  images,
+  steps,
+  mesh,
+  kill=None,
+  evaluated=None,
+  unread=None,
+  **processes,
+):
   """Runs; with `kill=(batch, step)` until then, and step's checkpoint is whole.
 
-  That is told by what orbax writes last.
+  That is told by what orbax writes last. With `evaluated` until the evaluation
+  of that step. The checkpoint of the step `unread` cannot be read.
   """
   flags.FLAGS.mark_as_parsed()
   workdir, counts = pathlib.Path(workdir), {"batch": 0}
@@ -91,6 +101,22 @@ def main(workdir, images, steps, mesh, kill=None, **processes):
       tell(end=digest(self.mesh, self.state), results=results)
       return results
 
+  evaluate = evaluator.Evaluator.evaluate
+
+  def killed(self, variables, step, writers):
+    if step == evaluated:
+      os.kill(os.getpid(), signal.SIGKILL)
+    return evaluate(self, variables, step, writers)
+
+  read = checkpoints.Checkpoints._read
+
+  def unreadable(self, state, step):
+    if step == unread:
+      raise ValueError("its part is damaged")
+    return read(self, state, step)
+
+  checkpoints.Checkpoints._read = unreadable
+  evaluator.Evaluator.evaluate = killed
   sharding.global_batch, loop._Run = told_batch, Run
   config = make_config(images, steps=steps, mesh=mesh)
   cli.main(config, workdir=str(workdir), data_dir=None, **processes)

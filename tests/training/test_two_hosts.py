@@ -26,8 +26,11 @@ class Hosts:
     self.folder = folder
     self.images = str(runs.pictures(folder / "images", count=7))
 
-  def run(self, name, count, *, steps=_STEPS, mesh=None, kill=None):
-    """The exit codes, and what was told on standard error."""
+  def run(self, name, count, *, steps=_STEPS, mesh=None, **second):
+    """The exit codes, and what was told on standard error.
+
+    What else there is, see `on_hosts.main`, befalls the second process.
+    """
     with socket.socket() as free:
       free.bind(("localhost", 0))
       port = free.getsockname()[1]
@@ -50,8 +53,9 @@ class Hosts:
           "images": self.images,
           "steps": steps,
           "mesh": mesh or _MESH,
-          "kill": kill if i == 1 else None,
         }
+        if i == 1:
+          options |= second
         if count > 1:
           options |= {
             "coordinator": f"localhost:{port}",
@@ -147,14 +151,20 @@ def test_the_same_mesh_gives_the_same_bits(hosts, one):
 
 @pytest.mark.slow
 def test_one_of_two_processes_is_killed(hosts, two):
-  """After the checkpoint of step 10 and 14 batches; the other one ends too."""
-  codes, logs = hosts.run("killed", 2, kill=(14, 10))
-  assert codes[1] == -signal.SIGKILL, logs
-  assert codes[0] not in (0, 2), logs
-  hosts.whole("killed", 2)
-  assert hosts.told("killed", "step") == [0, 10]
+  """After the checkpoint of step 10 and 14 batches; the other one ends too.
+
+  Then in the evaluation of step 15, before which its steps were made safe.
+  """
+  for options in ({"kill": (14, 10)}, {"evaluated": 15}):
+    codes, logs = hosts.run("killed", 2, **options)
+    assert codes[1] == -signal.SIGKILL, logs
+    assert codes[0] not in (0, 2), logs
+  workdir = hosts.whole("killed", 2)
+  assert hosts.told("killed", "step") == [0, 10, 15]
+  assert not (workdir / "stopped").exists()
   batches = hosts.told("two", "batch")
-  assert hosts.told("killed", "batch") == batches[:14] + batches[10:]
+  found = hosts.told("killed", "batch")
+  assert found == batches[:14] + batches[10:15] + batches[15:]
   # Parameters, moments, averages: bit for bit those of the unbroken run.
   assert hosts.told("killed", "end") == hosts.told("two", "end")
   runs.assert_equal(*(_weights(hosts.folder / x) for x in ("two", "killed")))
@@ -162,12 +172,22 @@ def test_one_of_two_processes_is_killed(hosts, two):
 
 @pytest.mark.slow
 def test_other_numbers_of_processes_go_on(hosts, one):
-  """One process to step 5, two to step 15 on another mesh, one to the end."""
+  """One process to step 5, two to step 15 on another mesh, one to the end.
+
+  What the second of the two reads of step 15 is damaged in between: both go on
+  from step 10.
+  """
   hosts.whole("moved", 1, steps=5)
-  hosts.whole("moved", 2, steps=15, mesh={"data": 1, "fsdp": 8})
-  workdir = hosts.whole("moved", 1)
-  assert hosts.told("moved", "step") == [0, 5, 15]
-  assert hosts.told("moved", "batch") == hosts.told("one", "batch")
+  mesh = {"data": 1, "fsdp": 8}
+  workdir = hosts.whole("moved", 2, steps=15, mesh=mesh)
+  hosts.whole("moved", 2, steps=15, mesh=mesh, unread=15)
+  hosts.whole("moved", 1)
+  assert [x.name for x in (workdir / "damaged").iterdir()] == ["15"]
+  assert hosts.told("moved", "step") == [0, 5, 10, 15]
+  batches = hosts.told("one", "batch")
+  assert hosts.told("moved", "batch") == batches[:15] + batches[10:]
   # What was saved on the one is bit for bit what the other begins with.
-  assert hosts.told("moved", "begin")[1:] == hosts.told("moved", "end")[:2]
+  begun, ended = (hosts.told("moved", x) for x in ("begin", "end"))
+  assert begun[1] == ended[0]
+  assert begun[3] == ended[2] == ended[1]
   _assert_close(one, workdir)
