@@ -325,7 +325,7 @@ def _check_metadata(directory: epath.Path) -> None:
       for path in directory.glob(pattern):
         try:
           good = whole(json.loads(path.read_text()))
-        except ValueError:
+        except (RecursionError, ValueError):
           good = False
         if not good:
           with contextlib.suppress(FileNotFoundError):

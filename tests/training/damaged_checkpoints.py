@@ -71,6 +71,9 @@ def main(folder, examples):
 
   check()
   each()
+  for name in ("_CHECKPOINT_METADATA", "metrics/metrics"):
+    (folder / "1" / name).write_text("[" * 100_000)
+    check()  # neither is needed
   print(len(refused))
 
 
