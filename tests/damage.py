@@ -14,7 +14,8 @@ from typing import NamedTuple
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-#: Of the processor; and of the clock, however busy the machine is.
+#: Of the processor, told by SIGVTALRM (SIGPROF comes from jaxlib too, every 10
+#: ms, in a process that compiled much); and of the clock, however busy it is.
 SECONDS, BLOCKED = 5, 120
 #: What a reader may allocate: a multiple of the file, and the cost of what it
 #: makes of a file that is nearly empty (modules, caches, traced networks).
@@ -128,7 +129,7 @@ def _hung(signum, frame):
 def _bounded():
   """Ends what takes too long, and refuses what would fill the machine."""
   timers = {
-    signal.SIGPROF: (signal.ITIMER_PROF, SECONDS),
+    signal.SIGVTALRM: (signal.ITIMER_VIRTUAL, SECONDS),
     signal.SIGALRM: (signal.ITIMER_REAL, BLOCKED),
   }
   before = {number: signal.signal(number, _hung) for number in timers}
