@@ -2,7 +2,6 @@
 
 import ast
 import dataclasses
-import re
 from typing import Any
 
 from etils import epath
@@ -48,8 +47,8 @@ def load_network(
     spec: A weight file, the workdir of a training run (its best weights, else
       its last), or an interpolation; `{scale}` in a path is filled in.
     scale: The scale that was asked for; None takes the file's own.
-    model: What network a PyTorch checkpoint is of; see `build_network`. Other
-      files say it themselves.
+    model: What network a PyTorch checkpoint is of, where its names and shapes
+      do not tell all of it; see `build_network`.
 
   Returns:
     The network.
@@ -69,21 +68,14 @@ def load_network(
       published=match(spec, {}),
     )
   path = _find(spec.replace(_SCALE, str(scale)))
-  if weights.is_pth(path):
-    if not model:
-      raise ValueError(
-        f"{path} is a PyTorch checkpoint, which does not say its network; name "
-        "it: --model=basicvsr, --model=edvr:num_features=128"
-      )
+  if model and weights.is_pth(path):
     module = build_network(model)
     try:
       variables = weights.from_torch(module, weights.read_pth(path))
     except ValueError as error:
       raise ValueError(f"{path} as --model={model}: {error}") from error
   else:
-    # A MATLAB file does not hold its scale, and its name need not say it.
-    named = re.search(r"x\d", path.name) or path.suffix != ".mat"
-    module, variables = weights.load(path, scale=None if named else scale)
+    module, variables = weights.load(path, scale=scale)
   own = getattr(module, "scale", scale)
   if scale not in (None, own):
     raise ValueError(

@@ -27,6 +27,7 @@ from sr_jax.models.rrdbnet import RRDBNet
 from sr_jax.models.spynet import SPyNet
 from sr_jax.models.srcnn import SRCNN
 from sr_jax.models.srresnet import MSRResNet, SRResNet
+from sr_jax.models.srvgg import SRVGGNetCompact
 from sr_jax.models.vgg import VGG19
 
 #: name -> class, or a class with some arguments given.
@@ -40,6 +41,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
   "msrresnet": MSRResNet,
   "edsr": EDSR,
   "rrdbnet": RRDBNet,
+  "srvggnet": SRVGGNetCompact,
   "edvr": EDVR,
   "spynet": SPyNet,
   "basicvsr": BasicVSR,
@@ -181,6 +183,7 @@ __all__ = [
   "SPyNet",
   "SRGANDiscriminator",
   "SRResNet",
+  "SRVGGNetCompact",
   "UNetDiscriminator",
   "VGGDiscriminator",
   "build",

@@ -3,10 +3,13 @@
 from sr_jax.weights.interpolation import interpolate
 from sr_jax.weights.mat import load_mat
 from sr_jax.weights.native import load, save
-from sr_jax.weights.ncnn import load_ncnn, read_ncnn
+from sr_jax.weights.ncnn import read_ncnn
+from sr_jax.weights.ncnn_networks import load_ncnn
 from sr_jax.weights.pth import is_pth, read_pth
+from sr_jax.weights.recognise import recognise
 from sr_jax.weights.torch import from_torch, matching_from_torch, to_torch
 from sr_jax.weights.vgg import load_vgg19
+from sr_jax.weights.write_pth import write_pth
 
 __all__ = [
   "from_torch",
@@ -19,6 +22,8 @@ __all__ = [
   "matching_from_torch",
   "read_ncnn",
   "read_pth",
+  "recognise",
   "save",
   "to_torch",
+  "write_pth",
 ]

@@ -12,21 +12,19 @@ from sr_jax.types import Variables
 from sr_jax.weights import ncnn, tree
 from sr_jax.weights.files import write_whole
 from sr_jax.weights.mat import load_mat
+from sr_jax.weights.ncnn_networks import load_ncnn
 from sr_jax.weights.plain_safetensors import (
   read_arrays,
   read_metadata,
   read_text,
 )
+from sr_jax.weights.pth import is_pth, read_pth
+from sr_jax.weights.recognise import recognise
+from sr_jax.weights.torch import check_mapping, from_torch
 
 _METADATA_KEY = "sr_jax"
 _FORMAT = 1
 _MATLAB_MAGIC = b"MATLAB "
-
-# What a description may ask for: tracing a network takes time for each layer,
-# and the matrices of an interpolation take memory.
-_MAX_LENGTH = 32
-_LIMITS = {"scale": 16, "blocks": 256, "frames": 256, "padding": 256}
-_LIMIT = 1 << 14
 
 
 def save(
@@ -57,7 +55,7 @@ def save(
   """
   path = epath.Path(path).expanduser()
   name, arguments = describe(model)
-  _check_arguments(arguments)
+  tree.check_arguments(arguments)
   flat = tree.flatten(variables)
   what = f"the variables do not fit {name} {arguments}"
   _check(flat, tree.shapes(model), what=what)
@@ -87,12 +85,15 @@ def load(
   """A network and its variables, from a file of any kind known here.
 
   The kind is told by the content, not by the name: our own safetensors, the
-  authors' `.mat` (see `load_mat`), or ncnn's two files (see `load_ncnn`).
+  authors' `.mat` (see `load_mat`), ncnn's two files (see `load_ncnn`), and
+  PyTorch's arrays as the incumbents save them, in a `.pth` or as safetensors
+  (see `recognise`, which tells the network by them).
 
   Args:
     path: The file; local, or anything epath knows (gs://). Of ncnn's two,
       either.
-    scale: What it must be for; needed for a `.mat` whose name does not say.
+    scale: What it must be for; needed where neither the file nor its name says
+      it: a `.mat`, and a `.pth` of SRCNN or FSRCNN.
 
   Returns:
     The model, and its variables as they were saved.
@@ -100,25 +101,89 @@ def load(
   Raises:
     FileNotFoundError: there is no such file.
     ValueError: not a weight file known here, a damaged one, one of another
-      scale, or a network this version does not know.
+      scale, or a network that is not known here or not whole.
+  """
+  path = epath.Path(path).expanduser()
+  match file_kind(path):
+    case "mat":
+      model, variables = load_mat(path, scale=scale)
+    case "ncnn":
+      model, variables = load_ncnn(path)
+    case "pth":
+      model, variables = _of_incumbents(path, read_pth(path), scale)
+    case _:
+      model, variables = _from_safetensors(path, scale)
+  if scale not in (None, getattr(model, "scale", scale)):
+    raise ValueError(
+      f"{path} is a network for x{getattr(model, 'scale', '?')}, and scale "
+      f"{scale} was asked for; give the file of that scale"
+    )
+  return model, variables
+
+
+def file_kind(path: epath.PathLike) -> str:
+  """What a weight file is, by its content.
+
+  Args:
+    path: The file; of ncnn's two, either.
+
+  Returns:
+    "mat", "ncnn", "pth" or "safetensors".
+
+  Raises:
+    FileNotFoundError: there is no such file.
+    ValueError: it is none of them.
   """
   path = epath.Path(path).expanduser()
   if not path.exists():
     raise FileNotFoundError(f"there is no weight file {path}")
   if path.is_dir():
     raise ValueError(
-      f"{path} is a folder; give a weight file (.safetensors, .mat or .param)"
+      f"{path} is a folder; give a weight file (.safetensors, .pth, .mat or "
+      ".param)"
     )
-  data = path.read_bytes()
-  if data.startswith(_MATLAB_MAGIC):
-    return load_mat(path, scale=scale)
-  if data.startswith(ncnn.MAGIC) or _beside_ncnn(path):
-    model, variables = ncnn.load_ncnn(path)
-    _check_scale(path, model, scale)
-    return model, variables
-  record = _record(path, data)
+  with path.open("rb") as file:
+    start = file.read(16)
+  if start.startswith(_MATLAB_MAGIC):
+    return "mat"
+  if start.startswith(ncnn.MAGIC) or _beside_ncnn(path):
+    return "ncnn"
+  if is_pth(path):
+    return "pth"
+  if start[8:9] == b"{":
+    return "safetensors"
+  raise ValueError(
+    f"{path} is not a weight file known here: it is neither safetensors, nor a "
+    "PyTorch checkpoint, nor MATLAB 5, nor ncnn"
+  )
+
+
+def _of_incumbents(
+  path: epath.Path, state_dict: Any, scale: int | None
+) -> tuple[Any, dict[str, Any]]:
   try:
-    _check_arguments(record["arguments"])
+    check_mapping(state_dict)
+    model = recognise(state_dict, scale=scale)
+    return model, from_torch(model, state_dict)
+  except ValueError as error:
+    raise ValueError(f"{path}: {error}") from error
+
+
+def _from_safetensors(
+  path: epath.Path, scale: int | None
+) -> tuple[Any, dict[str, Any]]:
+  """Our own, or the arrays of a state dict."""
+  data = path.read_bytes()
+  metadata = _metadata(path, data)
+  try:
+    flat = read_arrays(data)
+  except ValueError as error:
+    raise ValueError(_damaged(path, error)) from error
+  if _METADATA_KEY not in metadata:
+    return _of_incumbents(path, flat, scale)
+  record = _record(path, metadata)
+  try:
+    tree.check_arguments(record["arguments"])
     model = build(record["model"], **record["arguments"])
     shapes = tree.shapes(model)
   except Exception as error:  # arguments of a wrong type fail in many ways
@@ -126,11 +191,6 @@ def load(
       f"{path} holds a network that this version of sr_jax does not know: "
       f"{str(error)[:1000]}"
     ) from error
-  _check_scale(path, model, scale)
-  try:
-    flat = read_arrays(data)
-  except ValueError as error:
-    raise ValueError(_damaged(path, error)) from error
   _check(flat, shapes, what=f"{path} does not fit the network it describes")
   return model, tree.unflatten(flat)
 
@@ -142,36 +202,28 @@ def read_record(path: epath.PathLike) -> dict[str, Any]:
     path: One of our own safetensors files.
 
   Returns:
-    The keys format, model, arguments, config and figures.
+    The keys format, model, arguments, config and figures; none of them where
+    another program saved it.
 
   Raises:
-    ValueError: not one of our files, or a damaged one.
+    ValueError: not safetensors, or a damaged one.
   """
   path = epath.Path(path).expanduser()
-  return _record(path, path.read_bytes())
+  metadata = _metadata(path, path.read_bytes())
+  return _record(path, metadata) if _METADATA_KEY in metadata else {}
 
 
-def _record(path: epath.Path, data: bytes) -> dict[str, Any]:
-  """The header: its length in 8 bytes, then JSON."""
+def _metadata(path: epath.Path, data: bytes) -> dict[str, str]:
+  """Of the header: its length in 8 bytes, then JSON."""
   if data[8:9] != b"{":
-    hint = "it is neither safetensors, nor MATLAB 5, nor ncnn"
-    if data.startswith((b"PK\x03\x04", b"\x80\x02")):
-      hint = (
-        "a PyTorch checkpoint does not say its network; build the model, and "
-        "give what sr_jax.weights.read_pth reads to sr_jax.weights.from_torch"
-      )
-    raise ValueError(f"{path} is not a weight file known here: {hint}")
+    raise ValueError(f"{path} is not safetensors")
   try:
-    metadata = read_metadata(data)
+    return read_metadata(data)
   except ValueError as error:
     raise ValueError(_damaged(path, error)) from error
-  if _METADATA_KEY not in metadata:
-    raise ValueError(
-      f"{path} is a safetensors file, but not one that sr_jax saved: its "
-      f"metadata has no '{_METADATA_KEY}'. Build the model, load the arrays "
-      "with safetensors.numpy.load_file and give both to "
-      "sr_jax.weights.from_torch"
-    )
+
+
+def _record(path: epath.Path, metadata: dict[str, str]) -> dict[str, Any]:
   try:
     record = read_text(metadata, _METADATA_KEY)
     version = record["format"]
@@ -185,36 +237,12 @@ def _record(path: epath.Path, data: bytes) -> dict[str, Any]:
   return record
 
 
-def _check_scale(path: epath.Path, model: Any, scale: int | None) -> None:
-  if scale not in (None, getattr(model, "scale", scale)):
-    raise ValueError(
-      f"{path} is a network for x{getattr(model, 'scale', '?')}, and scale "
-      f"{scale} was asked for; give the file of that scale"
-    )
-
-
 def _beside_ncnn(path: epath.Path) -> bool:
   """Whether it is the `.bin` of an ncnn network; nothing in it says so."""
   text = path.with_suffix(".param")
   if path.suffix != ".bin" or not text.is_file():
     return False
   return text.read_bytes().startswith(ncnn.MAGIC)
-
-
-def _check_arguments(arguments: Mapping[str, Any]) -> None:
-  """Refuses sizes that no network has, before one is built.
-
-  Raises:
-    ValueError: names the argument.
-  """
-  for key, value in arguments.items():
-    limit = _LIMITS.get(key.rpartition("_")[-1], _LIMIT)
-    values = value if isinstance(value, list | tuple) else [value]
-    if len(values) > _MAX_LENGTH:
-      raise ValueError(f"'{key}' has {len(values)} parts")
-    for number in values:
-      if isinstance(number, int) and abs(number) > limit:
-        raise ValueError(f"{str(number)[:20]} is no '{key}'; {limit} at most")
 
 
 def _check(

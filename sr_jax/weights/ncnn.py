@@ -1,12 +1,9 @@
 """ncnn's files, `NAME.param` (the graph, text) and `NAME.bin` (the weights)."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from etils import epath
-
-from sr_jax.models import build
-from sr_jax.weights.torch import from_torch
 
 #: What the text begins with.
 MAGIC = b"7767517"
@@ -26,18 +23,11 @@ _WEIGHTLESS = frozenset(
   )
 )
 
-# Numbers that a text may leave out: their defaults are what RRDBNet has.
-_OPTIONAL = {
-  "Convolution": (2, 3, 11, 12, 13, 14, 15, 16, 18),
-  "BinaryOp": (0, 1),
-  "Concat": (0,),
-}
-
 Value = int | float | list[int | float]
 
 
 class Layer(NamedTuple):
-  """One line of the text, and its weights: `weight` (OIHW) and `bias`."""
+  """One line of the text, and its weights: `weight` (OIHW), `bias`, `slope`."""
 
   kind: str
   name: str
@@ -45,7 +35,9 @@ class Layer(NamedTuple):
   arrays: dict[str, np.ndarray]
 
 
-class _Node(NamedTuple):
+class Node(NamedTuple):
+  """A layer, and the names of what it takes and gives."""
+
   layer: Layer
   inputs: list[str]
   outputs: list[str]
@@ -58,7 +50,7 @@ def read_ncnn(path: epath.PathLike) -> list[Layer]:
     path: Of the `.param` or of the `.bin`; the other lies beside it.
 
   Returns:
-    Layers. Convolutions (fp32 or fp16) have weights.
+    Layers. Convolutions (fp32 or fp16) and PReLUs have weights.
 
   Raises:
     FileNotFoundError: one of the two is not there.
@@ -67,38 +59,11 @@ def read_ncnn(path: epath.PathLike) -> list[Layer]:
 
   Source: ncnn, `docs/developer-guide/param-and-model-file-structure.md`.
   """
-  return [node.layer for node in _read(path)]
+  return [node.layer for node in read_nodes(path)]
 
 
-def load_ncnn(path: epath.PathLike) -> tuple[Any, dict[str, Any]]:
-  """The network in ncnn's files: RRDBNet x4 of any width and depth.
-
-  Args:
-    path: As `read_ncnn`.
-
-  Returns:
-    The model and its variables in float32.
-
-  Raises:
-    FileNotFoundError: as `read_ncnn`.
-    ValueError: as `read_ncnn`, or another network; the message has the first
-      layer that differs.
-
-  Source: ncnn, as `read_ncnn`; BasicSR `RRDBNet`.
-  """
-  nodes = _read(path)
-  try:
-    arguments, state_dict = _Walk(nodes).rrdbnet()
-  except ValueError as error:
-    raise ValueError(
-      f"{path} is not an RRDBNet x4, the only network read from ncnn: {error}. "
-      "sr_jax.weights.read_ncnn gives its layers as they are"
-    ) from error
-  model = build("rrdbnet", scale=4, **arguments)
-  return model, from_torch(model, state_dict)
-
-
-def _read(path: epath.PathLike) -> list[_Node]:
+def read_nodes(path: epath.PathLike) -> list[Node]:
+  """As `read_ncnn`, with how the layers are connected."""
   path = epath.Path(path).expanduser()
   text, weights = path.with_suffix(".param"), path.with_suffix(".bin")
   if path.suffix not in (".param", ".bin"):
@@ -120,7 +85,7 @@ def _read(path: epath.PathLike) -> list[_Node]:
   return nodes
 
 
-def _parse(data: bytes) -> list[_Node]:
+def _parse(data: bytes) -> list[Node]:
   """Lines of: type, name, numbers of inputs and outputs, these, key=value."""
   if len(data) > _MAX_TEXT:
     raise ValueError(f"it has {len(data)} bytes, over {_MAX_TEXT}")
@@ -141,7 +106,7 @@ def _parse(data: bytes) -> list[_Node]:
     except ValueError as error:
       raise ValueError(f"line {number}: {error}") from error
     layer = Layer(kind, name, params, {})
-    nodes.append(_Node(layer, rest[: ends[0]], rest[ends[0] : ends[1]]))
+    nodes.append(Node(layer, rest[: ends[0]], rest[ends[0] : ends[1]]))
   return nodes
 
 
@@ -174,16 +139,19 @@ class _Weights:
     self._data = memoryview(path.read_bytes())
     self._at = 0
 
-  def fill(self, nodes: list[_Node]) -> None:
+  def fill(self, nodes: list[Node]) -> None:
     """Gives every layer its arrays; nothing is left over."""
     for layer, _, _ in nodes:
       if layer.kind == "Convolution":
         self._convolution(layer)
+      elif layer.kind == "PReLU":
+        blob = self._take(4 * _count(layer, 0), layer)
+        layer.arrays["slope"] = np.frombuffer(blob, "<f4").astype(np.float32)
       elif layer.kind not in _WEIGHTLESS:
         raise ValueError(
           f"{self._path}: layer '{layer.name}' is of type {layer.kind[:80]}, "
-          "whose weights are not known here; Convolution is, and layers "
-          f"without weights: {sorted(_WEIGHTLESS)}"
+          "whose weights are not known here; Convolution and PReLU are, "
+          f"and layers without weights: {sorted(_WEIGHTLESS)}"
         )
     rest = len(self._data) - self._at
     if rest:
@@ -235,129 +203,3 @@ def _count(layer: Layer, key: int, default: int = 0) -> int:
       "positive integer; the .param may be damaged: fetch it again"
     )
   return value
-
-
-class _Walk:
-  """Goes along the graph and compares each layer with what must come."""
-
-  def __init__(self, nodes: list[_Node]):
-    self._same = {}  # copies of a blob, as Split makes them
-    self._nodes: list[_Node] = []
-    for node in nodes:
-      inputs = [self._same.get(blob, blob) for blob in node.inputs]
-      if node.layer.kind == "Split" and len(inputs) == 1:
-        self._same.update(dict.fromkeys(node.outputs, inputs[0]))
-      else:
-        self._nodes.append(_Node(node.layer, inputs, node.outputs))
-    self._at = 0
-    self._state_dict: dict[str, np.ndarray] = {}
-
-  def rrdbnet(self) -> tuple[dict[str, int], dict[str, np.ndarray]]:
-    """Arguments of RRDBNet, and the weights by BasicSR's names."""
-    x = self._take("Input", [])
-    x = first = self._conv("conv_first", x, leaky=False)
-    blocks = 0
-    while self._leaky(self._peek()):
-      x = self._block(f"body.{blocks}", x)
-      blocks += 1
-    x = self._conv("conv_body", x, leaky=False)
-    x = self._take("BinaryOp", [first, x], {0: 0, 1: 0})
-    for name in ("conv_up1", "conv_up2"):
-      x = self._take("Interp", [x], {0: 1, 1: 2, 2: 2})
-      x = self._conv(name, x, leaky=True)
-    x = self._conv("conv_hr", x, leaky=True)
-    self._conv("conv_last", x, leaky=False)
-    if self._at < len(self._nodes):
-      raise self._unlike(self._nodes[self._at], "nothing")
-    if not blocks:
-      raise ValueError("it has no dense blocks")
-    shapes = {key: value.shape for key, value in self._state_dict.items()}
-    return {
-      "in_channels": shapes["conv_first.weight"][1],
-      "out_channels": shapes["conv_last.weight"][0],
-      "num_features": shapes["conv_first.weight"][0],
-      "num_blocks": blocks,
-      "growth_features": shapes["body.0.rdb1.conv1.weight"][0],
-    }, self._state_dict
-
-  def _block(self, name: str, x: str) -> str:
-    """Residual in residual: three dense blocks."""
-    y = x
-    for j in (1, 2, 3):
-      features = [y]
-      for k in range(1, 6):
-        inputs = features[0]
-        if k > 1:
-          inputs = self._take("Concat", features, {0: 0}, ordered=True)
-        out = self._conv(f"{name}.rdb{j}.conv{k}", inputs, leaky=k < 5)
-        features.append(out)
-      y = self._residual(features[-1], y)
-    return self._residual(y, x)
-
-  def _residual(self, branch: str, x: str) -> str:
-    """0.2 branch + x, the two in any order."""
-    node = self._peek()
-    weights = [0.2 if blob == branch else 1.0 for blob in node.inputs]
-    return self._take("Eltwise", [branch, x], {0: 1, 1: weights})
-
-  def _conv(self, name: str, x: str, *, leaky: bool) -> str:
-    """A 3x3 convolution that keeps the size."""
-    node = self._peek()
-    fixed = {1: 3, 2: 1, 3: 1, 4: 1, 5: 1, 11: 3, 12: 1, 13: 1, 14: 1}
-    fixed |= {15: 1, 16: 1, 18: 0}
-    out = self._take("Convolution", [x], fixed)
-    if self._leaky(node) != leaky or (not leaky and node.layer.params.get(9)):
-      how = "with" if leaky else "without"
-      raise self._unlike(node, f"one {how} a LeakyReLU of 0.2")
-    for key, value in node.layer.arrays.items():
-      self._state_dict[f"{name}.{key}"] = value
-    return out
-
-  def _leaky(self, node: _Node) -> bool:
-    params = node.layer.params
-    return (
-      node.layer.kind == "Convolution"
-      and params.get(9) == 2
-      and _close(params.get(10), [0.2])
-    )
-
-  def _peek(self) -> _Node:
-    if self._at == len(self._nodes):
-      raise ValueError("it ends too early")
-    return self._nodes[self._at]
-
-  def _take(
-    self,
-    kind: str,
-    inputs: list[str],
-    params: dict[int, Any] | None = None,
-    *,
-    ordered: bool = False,
-  ) -> str:
-    """The one output of the next layer, which must be this one."""
-    node = self._peek()
-    self._at += 1
-    have, want = list(node.inputs), list(inputs)
-    if not ordered:
-      have, want = sorted(have), sorted(want)
-    if (node.layer.kind, have) != (kind, want) or len(node.outputs) != 1:
-      raise self._unlike(node, f"{kind} of {', '.join(inputs) or 'nothing'}")
-    for key, value in (params or {}).items():
-      given = node.layer.params.get(key)
-      if given is None and key in _OPTIONAL.get(kind, ()):
-        continue
-      if not _close(given, value):
-        raise self._unlike(node, f"{kind} whose number {key} is {value}")
-    return node.outputs[0]
-
-  def _unlike(self, node: _Node, want: str) -> ValueError:
-    return ValueError(
-      f"layer '{node.layer.name}' is a {node.layer.kind} of "
-      f"{', '.join(node.inputs)[:200]} where it has {want}"
-    )
-
-
-def _close(given: Any, value: Any) -> bool:
-  if given is None or np.shape(given) != np.shape(value):
-    return False
-  return bool(np.allclose(given, value))

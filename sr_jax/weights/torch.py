@@ -61,7 +61,7 @@ def _constant(e: Entry) -> _Array:
 
 # Checkpoints nest the state dict, and trainers prefix its names.
 _WRAPPERS = ("params_ema", "params", "state_dict")
-_PREFIXES = ("module.", "generator.")
+_PREFIXES = ("module.", "generator_ema.", "generator.")
 _MAX_WRAPPED = 8
 
 
@@ -72,7 +72,8 @@ def from_torch(model: Any, state_dict: Mapping[Any, Any]) -> dict[str, Any]:
     model: The network that the weights are for.
     state_dict: Name -> array. A checkpoint around it is unwrapped: BasicSR's
       `params_ema` (preferred) or `params`, MMagic's `state_dict`, the prefixes
-      `generator.` (what else a GAN's checkpoint holds is left) and `module.`.
+      `generator_ema.` (preferred) or `generator.` (what else a GAN's checkpoint
+      holds is left) and `module.`.
 
   Returns:
     `{"params": ...}`, and `"batch_stats"` where the network has BatchNorm, in
@@ -85,11 +86,11 @@ def from_torch(model: Any, state_dict: Mapping[Any, Any]) -> dict[str, Any]:
 
   Source: layouts of `torch.nn.Conv2d`, `ConvTranspose2d`, `PReLU`.
   """
-  _check_mapping(state_dict)
+  check_mapping(state_dict)
   table, shapes = entries(model), tree.shapes(model)
   arrays = {
     key: _array(key, value)
-    for key, value in rename(model, _unwrap(state_dict)).items()
+    for key, value in rename(model, unwrap(state_dict)).items()
   }
   for e in table:
     if e.kind == "count":
@@ -131,14 +132,14 @@ def matching_from_torch(
 
   Source: as `from_torch`.
   """
-  _check_mapping(state_dict)
+  check_mapping(state_dict)
   shapes = tree.shapes(model)
   table = [
     e
     for e in entries(model)
     if e.kind != "constant" and part in ("", e.path.split("/")[1])
   ]
-  given = _unwrap(state_dict)
+  given = unwrap(state_dict)
   if part and table:
     # What the network calls the part, before the names that it has alone.
     name = table[0].key.partition(".")[0] + "."
@@ -160,7 +161,12 @@ def matching_from_torch(
   return _linen([e for e in table if e.path not in lacking], arrays, shapes)
 
 
-def _check_mapping(state_dict: Any) -> None:
+def check_mapping(state_dict: Any) -> None:
+  """Refuses what a file may hold instead of names and arrays.
+
+  Raises:
+    ValueError: it is no mapping.
+  """
   if not isinstance(state_dict, Mapping):
     raise ValueError(
       f"state_dict is a {type(state_dict).__name__}; the rule is a mapping of "
@@ -241,7 +247,12 @@ def _torch_shape(
   return KINDS[e.kind].to_torch(empty).shape
 
 
-def _unwrap(state_dict: Mapping[Any, Any]) -> Mapping[Any, Any]:
+def unwrap(state_dict: Mapping[Any, Any]) -> Mapping[Any, Any]:
+  """The network's own names, out of what checkpoints put around them.
+
+  Raises:
+    ValueError: wrapped without end, or a name that is no text.
+  """
   for _ in range(_MAX_WRAPPED):
     inside = _inside(state_dict)
     if inside is None:

@@ -26,6 +26,7 @@ from sr_jax.models import (
   SPyNet,
   SRGANDiscriminator,
   SRResNet,
+  SRVGGNetCompact,
   UNetDiscriminator,
   VGGDiscriminator,
 )
@@ -124,6 +125,16 @@ def _rrdbnet(model: RRDBNet) -> list[Entry]:
   return table + [e for name in after for e in layer(name, name)]
 
 
+def _srvggnet(model: SRVGGNetCompact) -> list[Entry]:
+  """Source: BasicSR `SRVGGNetCompact`."""
+  # One nn.ModuleList in which convolutions and slopes alternate.
+  table = layer("first/conv", "body.0") + prelu("first/act", "body.1")
+  for i in range(model.num_blocks):
+    table += layer("body/conv", f"body.{2 * i + 2}", index=i)
+    table += prelu("body/act", f"body.{2 * i + 3}", i)
+  return table + layer("conv_last", f"body.{2 * model.num_blocks + 2}")
+
+
 def _vgg_discriminator(model: VGGDiscriminator) -> list[Entry]:
   """Source: BasicSR `VGGStyleDiscriminator`."""
   table = []
@@ -208,13 +219,29 @@ _NETWORKS: dict[type, Callable[..., list[Entry]]] = {
   SRCNN: _srcnn,
   SRGANDiscriminator: _srgan_discriminator,
   SRResNet: _srresnet,
+  SRVGGNetCompact: _srvggnet,
   UNetDiscriminator: _unet_discriminator,
   VGG19: _vgg19,
   VGGDiscriminator: _vgg_discriminator,
 }
 
+# ESRGAN's own layers before BasicSR, which are numbered.
+_OLD_RRDBNET = {
+  "0": "conv_first",
+  "3": "conv_up1",
+  "6": "conv_up2",
+  "8": "conv_hr",
+  "10": "conv_last",
+}
+_OLDER_RRDBNET = {
+  "trunk_conv": "conv_body",
+  "upconv1": "conv_up1",
+  "upconv2": "conv_up2",
+  "HRconv": "conv_hr",
+}
+
 # Where another library calls an array otherwise: MMagic than BasicSR, or
-# BasicSR than torchvision.
+# BasicSR than torchvision, or a library than it did in former years.
 _RENAMES: dict[type, Renames] = {
   BasicVSR: (*MMAGIC_SPYNET, *MMAGIC_BASICVSR, *UPSAMPLES),
   BasicVSRPlusPlus: (*MMAGIC_SPYNET, *UPSAMPLES),
@@ -227,6 +254,21 @@ _RENAMES: dict[type, Renames] = {
   EDVR: (*MMAGIC_EDVR, *UPSAMPLES),
   # The flow network's first: its numbers stand before the same `.conv.`.
   IconVSR: (*MMAGIC_SPYNET, *MMAGIC_BASICVSR, *MMAGIC_EDVR, *UPSAMPLES),
+  RRDBNet: (
+    (
+      r"^(?:RRDB_trunk|model\.1\.sub)\.(\d+)\.RDB(\d)\.conv(\d)\.(?:0\.)?",
+      lambda m: f"body.{m[1]}.rdb{m[2]}.conv{m[3]}.",
+    ),
+    (r"^model\.1\.sub\.\d+\.(?=weight|bias)", lambda m: "conv_body."),
+    (
+      rf"^model\.({'|'.join(_OLD_RRDBNET)})\.",
+      lambda m: f"{_OLD_RRDBNET[m[1]]}.",
+    ),
+    (
+      rf"^({'|'.join(_OLDER_RRDBNET)})\.",
+      lambda m: f"{_OLDER_RRDBNET[m[1]]}.",
+    ),
+  ),
   SPyNet: MMAGIC_SPYNET,
   MSRResNet: ((r"^trunk_net\.", lambda m: "body."), *UPSAMPLES),
   VGG19: (
@@ -259,17 +301,23 @@ def entries(model: Any) -> list[Entry]:
   return _NETWORKS[type(model)](model)
 
 
+def renamed(kind: type, key: str) -> str:
+  """What `entries` calls an array of this class, whoever named it."""
+  for pattern, new in _RENAMES.get(kind, ()):
+    key = re.sub(pattern, new, key)
+  return key
+
+
 def rename(model: Any, arrays: Mapping[str, Any]) -> dict[str, Any]:
-  """The arrays under the names that `entries` has, whoever named them.
+  """The arrays under the names that `entries` has.
 
   Without those that such files are known to hold beside the network's own.
   """
   own = {e.key for e in entries(model)}
   beside = _BESIDE.get(type(model), r"(?!)")
-  renamed = {}
-  for key, value in arrays.items():
-    for pattern, new in _RENAMES.get(type(model), ()):
-      key = re.sub(pattern, new, key)
-    if key in own or not re.fullmatch(beside, key):
-      renamed[key] = value
-  return renamed
+  return {
+    new: value
+    for key, value in arrays.items()
+    if (new := renamed(type(model), key)) in own
+    or not re.fullmatch(beside, new)
+  }

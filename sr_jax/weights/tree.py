@@ -1,5 +1,7 @@
 """linen variables as a flat dict of arrays, checked against a network."""
 
+import functools
+import types
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +16,12 @@ from sr_jax.types import Variables
 #: `params/conv1/kernel` -> array.
 Flat = dict[str, np.ndarray]
 
+# What a description may ask for: tracing a network takes time for each layer,
+# and the matrices of an interpolation take memory.
+_MAX_LENGTH = 32
+_LIMITS = {"scale": 16, "blocks": 256, "frames": 256, "padding": 256}
+_LIMIT = 1 << 14
+
 
 def flatten(variables: Variables) -> Flat:
   """The arrays of a tree by their path, on the host."""
@@ -27,11 +35,22 @@ def unflatten(flat: Flat) -> dict[str, Any]:
   return traverse_util.unflatten_dict(arrays, sep="/")
 
 
-def shapes(model: Any) -> dict[str, tuple[int, ...]]:
+def shapes(model: Any) -> Mapping[str, tuple[int, ...]]:
   """The shape of every variable of a network, by path; nothing is computed."""
+  try:
+    hash(model)
+  except TypeError:  # it was given a list for a tuple
+    return _shapes.__wrapped__(model)
+  return _shapes(model)
+
+
+@functools.lru_cache(maxsize=32)  # tracing a large network takes seconds
+def _shapes(model: Any) -> Mapping[str, tuple[int, ...]]:
   tree = jax.eval_shape(model.init, jax.random.key(0), *example_inputs(model))
   flat: dict[str, Any] = traverse_util.flatten_dict(_plain(tree), sep="/")
-  return {path: tuple(leaf.shape) for path, leaf in flat.items()}
+  return types.MappingProxyType(
+    {path: tuple(leaf.shape) for path, leaf in flat.items()}
+  )
 
 
 def check(
@@ -61,6 +80,22 @@ def check(
       f"{label}: {_some(keys)}" for label, keys in found.items() if keys
     )
     raise ValueError(f"{what}: {report}. {fix}")
+
+
+def check_arguments(arguments: Mapping[str, Any]) -> None:
+  """Refuses sizes that no network has, before one is built.
+
+  Raises:
+    ValueError: names the argument.
+  """
+  for key, value in arguments.items():
+    limit = _LIMITS.get(key.rpartition("_")[-1], _LIMIT)
+    values = value if isinstance(value, list | tuple) else [value]
+    if len(values) > _MAX_LENGTH:
+      raise ValueError(f"'{key}' has {len(values)} parts")
+    for number in values:
+      if isinstance(number, int) and abs(number) > limit:
+        raise ValueError(f"{str(number)[:20]} is no '{key}'; {limit} at most")
 
 
 def _some(keys: list[str], limit: int = 8) -> str:

@@ -266,7 +266,7 @@ def test_table_and_json(folder, tmp_path, capsys):
   assert "<td" in (tmp_path / "out.html").read_text()
 
 
-def test_a_pytorch_checkpoint_needs_its_network(tmp_path, folder, capsys):
+def test_a_pytorch_checkpoint_and_its_network(tmp_path, folder, capsys):
   model = MSRResNet(scale=2, num_features=4, num_blocks=1)
   variables = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
   path, one = tmp_path / "net.pth", tmp_path / "one"
@@ -274,15 +274,14 @@ def test_a_pytorch_checkpoint_needs_its_network(tmp_path, folder, capsys):
   (one / "b").symlink_to(folder / "b")
   path.write_bytes(pth_bytes.save(weights.to_torch(model, variables)))
   options = {"weights": [str(path)], "benchmarks": [str(one)]}
-  name = "msrresnet:scale=2,num_features=4,num_blocks=1"
   out = tmp_path / "out.json"
-  assert run.run(model=name, json_path=str(out), **options) == 0
   prepared = evaluation.prepare_clips(str(one), scale=2)
   expected = evaluation.evaluate_clips(model, variables, prepared)
-  assert json.loads(out.read_text())[0]["psnr"] == expected.psnr
+  for name in (None, "msrresnet:scale=2,num_features=4,num_blocks=1"):
+    assert run.run(model=name, json_path=str(out), **options) == 0
+    assert json.loads(out.read_text())[0]["psnr"] == expected.psnr
   capsys.readouterr()
   for wrong, message in (
-    (None, "a PyTorch checkpoint, which does not say its network"),
     ("msrresnet", "net.pth as --model=msrresnet: state_dict does not fit"),
     ("msrresnt", "did you mean 'msrresnet'?"),
     ("msrresnet:4", "'4' is not written as name=number"),

@@ -35,6 +35,7 @@ GOLDEN = {
     scale=4, num_features=16, num_blocks=2, growth_features=8
   ),
   "srresnet_bn_x4": models.SRResNet(scale=4, num_features=16, num_blocks=3),
+  "srvgg_x4_prelu": models.SRVGGNetCompact(num_features=16, num_blocks=6),
 }
 
 
@@ -80,6 +81,7 @@ def test_srresnet_trains_as_the_recorded_one(remat):
     assert count == params[key] + 1, key
 
 
+GENERATORS = ["srresnet", "msrresnet", "edsr", "rrdbnet", "srvggnet"]
 LARGE = {"num_features": 256, "num_blocks": 32, "residual_scale": 0.1}
 EDVR_LARGE = {"num_features": 128, "num_reconstruct_blocks": 40}
 
@@ -111,6 +113,8 @@ EDVR_LARGE = {"num_features": 128, "num_reconstruct_blocks": 40}
     ("rrdbnet", {}, 16_697_987),
     ("rrdbnet", {"scale": 2}, 16_703_171),
     ("rrdbnet", {"num_blocks": 6}, 4_467_779),
+    ("srvggnet", {}, 621_424),
+    ("srvggnet", {"num_blocks": 32}, 1_213_296),
     ("edvr", {"tsa": False}, 2_996_259),
     ("edvr", {}, 3_300_131),
     ("edvr", {"tsa": False, **EDVR_LARGE}, 19_419_875),
@@ -195,7 +199,7 @@ def test_remat_changes_no_gradient():
   )
 
 
-@pytest.mark.parametrize("name", ["srresnet", "msrresnet", "edsr", "rrdbnet"])
+@pytest.mark.parametrize("name", GENERATORS)
 def test_remat_computes_the_blocks_anew(name):
   for remat in (False, True):
     model = models.build(name, num_features=4, num_blocks=2, remat=remat)
@@ -297,6 +301,7 @@ def test_a_scale_is_checked_where_build_was_not_asked():
     ("edsr", {"scale": 5}, (1, 8, 8, 3), "5 is not 1, 2, 3, 4, 8"),
     ("srresnet", {"scale": 9}, (1, 8, 8, 3), "9 is not 1, 2, 3, 4, 8"),
     ("msrresnet", {"out_channels": 1}, (1, 8, 8, 3), "must be equal"),
+    ("srvggnet", {"out_channels": 1}, (1, 8, 8, 3), "must be equal"),
     ("edsr", {"in_channels": 2}, (1, 8, 8, 2), "one mean"),
   ],
 )

@@ -1,5 +1,6 @@
 """ncnn's files: a small network written here, and the real one."""
 
+import itertools
 import struct
 
 import cv2
@@ -8,9 +9,9 @@ import numpy as np
 import pytest
 
 from sr_jax.metrics import psnr
-from sr_jax.models import RRDBNet
+from sr_jax.models import RRDBNet, SRVGGNetCompact
 from sr_jax.ops.resize import imresize
-from sr_jax.weights import from_torch, load, load_ncnn, ncnn, read_ncnn
+from sr_jax.weights import from_torch, load, load_ncnn, ncnn_networks, read_ncnn
 from tests.weights import pth_bytes
 
 SMALL = RRDBNet(scale=4, num_features=4, num_blocks=2, growth_features=3)
@@ -73,6 +74,20 @@ class _Writer:
       x = self.conv(name, x, features, features)
     x = self.conv("conv_hr", x, features, features)
     self.conv("conv_last", x, features, 3, leaky=False)
+
+  def srvggnet(self, features=4, blocks=2, scale=3):
+    x = lr = self.layer("Input", [], {})
+    widths = [3, *[features] * (blocks + 1), 3 * scale**2]
+    for i, (cin, cout) in enumerate(itertools.pairwise(widths)):
+      x = self.conv(f"body.{2 * i}", x, cin, cout, leaky=False)
+      if i <= blocks:
+        slope = RNG.standard_normal(cout).astype(np.float32)
+        self.arrays[f"body.{2 * i + 1}.weight"] = slope
+        self.blobs.append(slope.tobytes())
+        x = self.layer("PReLU", [x], {0: cout})
+    x = self.layer("PixelShuffle", [x], {0: scale})
+    base = self.layer("Interp", [lr], {0: 1, 1: f"{scale}.0", 2: scale})
+    self.layer("BinaryOp", [x, base], {0: 0})
 
   def save(self, folder):
     """Every blob that is used twice goes through a Split, as ncnn needs it."""
@@ -137,6 +152,31 @@ def test_rrdbnet_is_told_by_its_graph(tmp_path, fp16):
     load(path, scale=2)
 
 
+def test_srvggnet_is_told_by_its_graph(tmp_path):
+  writer = _Writer(fp16=True)
+  writer.srvggnet()
+  path = writer.save(tmp_path)
+  model, variables = load(path)
+  assert model == SRVGGNetCompact(scale=3, num_features=4, num_blocks=2)
+  want = from_torch(model, writer.arrays)
+  jax.tree.map(np.testing.assert_array_equal, variables, want)
+  text = path.read_text()
+  for old, new, message in (
+    ("0=1 1=3.0", "0=2 1=3.0", "Interp whose number 0 is 1"),
+    ("1=3.0", "1=2.0", "Interp whose number 1 is 3"),
+    ("BinaryOp  ", "Eltwise  ", "where it has BinaryOp"),
+    ("PixelShuffle  ", "ReLU  ", "where it has PixelShuffle"),
+  ):
+    assert old in text
+    path.write_text(text.replace(old, new))
+    with pytest.raises(ValueError, match=message) as error:
+      load(path)
+    assert "like SRVGGNetCompact" in str(error.value)
+  writer.layer("Interp", [f"b{len(writer.lines) - 1}"], {0: 3, 1: 0.5, 2: 0.5})
+  with pytest.raises(ValueError, match=r"makes the image smaller again.* x3"):
+    load(writer.save(tmp_path))
+
+
 @pytest.mark.parametrize(
   ("old", "new", "message"),
   [
@@ -156,7 +196,7 @@ def test_another_graph_is_refused(written, old, new, message):
   path.write_text(text.replace(old, new))
   with pytest.raises(ValueError, match=message) as error:
     load_ncnn(path)
-  assert "not an RRDBNet x4" in str(error.value)
+  assert "like RRDBNet x4" in str(error.value)
   assert len(read_ncnn(path)) > 90
 
 
@@ -176,7 +216,9 @@ def test_a_graph_that_goes_on_or_ends_early(written):
   count = len(lines) - 2
   longer = text.replace(f"\n{count} ", f"\n{count + 1} ", 1)
   path.write_text(longer + f"ReLU more 1 1 b{len(writer.lines) - 1} end\n")
-  with pytest.raises(ValueError, match=r"'more' is a ReLU of .* has nothing"):
+  with pytest.raises(
+    ValueError, match=r"'more' is a ReLU of .* has nothing more"
+  ):
     load_ncnn(path)
   path.write_text("\n".join(["7767517", "1 1", "Input data 0 1 b0"]))
   path.with_suffix(".bin").write_bytes(b"")
@@ -232,7 +274,7 @@ def test_every_byte_is_used(written):
 @pytest.mark.parametrize("suffix", [".param", ".bin"])
 def test_a_damaged_file_is_a_value_error(written, suffix, monkeypatch):
   path, _ = written
-  monkeypatch.setattr(ncnn, "from_torch", lambda model, arrays: arrays)
+  monkeypatch.setattr(ncnn_networks, "from_torch", lambda model, arrays: arrays)
   file = path.with_suffix(suffix)
   refused = 0
   for broken in pth_bytes.damage(file.read_bytes(), 200):
@@ -254,16 +296,12 @@ REALSR = {
 }
 
 
-@pytest.mark.data
-@pytest.mark.slow
-def test_the_real_weights_give_their_figures(data_dir, real_weights):
-  path = real_weights("realsr/REALSR_DF2K_UP4X.param")
+def _figures(data_dir, names, path):
+  """PSNR on Y of images of Set5, LR rounded to 8 bits, 4 pixels cropped."""
   model, variables = load(path)
-  assert model == RRDBNet(scale=4)
-  assert sum(x.size for x in jax.tree.leaves(variables)) == 16_697_987
   run = jax.jit(model.apply)
   figures = {}
-  for name in REALSR:
+  for name in names:
     (file,) = (data_dir / "Set5").glob(f"{name}*")
     hr = cv2.cvtColor(cv2.imread(str(file)), cv2.COLOR_BGR2RGB)
     hr = hr[: hr.shape[0] // 4 * 4, : hr.shape[1] // 4 * 4]
@@ -271,6 +309,33 @@ def test_the_real_weights_give_their_figures(data_dir, real_weights):
     sr = np.asarray(run(variables, lr[None].astype(np.float32)))[0]
     sr = np.uint8(np.clip(sr, 0, 1) * 255 + 0.5)
     figures[name] = float(psnr(sr, hr, crop_border=4, y_channel=True))
+  return model, variables, figures
+
+
+@pytest.mark.data
+@pytest.mark.slow
+def test_the_real_weights_give_their_figures(data_dir, real_weights):
+  path = real_weights("realsr/REALSR_DF2K_UP4X.param")
+  model, variables, figures = _figures(data_dir, REALSR, path)
+  assert model == RRDBNet(scale=4)
+  assert sum(x.size for x in jax.tree.leaves(variables)) == 16_697_987
   assert abs(np.mean(list(figures.values())) - 30.39) < 0.01
   for name, figure in REALSR.items():
     assert abs(figures[name] - figure) < 0.01, figures
+
+
+@pytest.mark.data
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ("name", "network", "figure"),
+  [
+    ("realesrgan-x4plus", RRDBNet(scale=4), 25.88),
+    ("realesr-animevideov3-x4", SRVGGNetCompact(), 26.40),
+  ],
+)
+def test_real_esrgan_s_weights(data_dir, real_weights, name, network, figure):
+  path = real_weights(f"realesrgan/{name}.bin")
+  names = ("bird", "butterfly", "woman")
+  model, _, figures = _figures(data_dir, names, path)
+  assert model == network
+  assert abs(np.mean(list(figures.values())) - figure) < 0.02, figures

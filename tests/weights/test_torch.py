@@ -65,6 +65,7 @@ ODD = {
     "num_blocks": 2,
     "growth_features": 3,
   },
+  "srvggnet": {"scale": 3, "num_features": 5, "num_blocks": 2},
   "edvr": {
     "num_features": 6,
     "num_frames": 4,
@@ -102,7 +103,7 @@ ODD = {
 }
 
 
-def _filled(model, seed=0):
+def filled(model, seed=0):
   """Variables of a network, no two numbers alike; nothing is computed."""
   rng = np.random.default_rng(seed)
   shapes = jax.eval_shape(
@@ -127,7 +128,7 @@ def test_every_network_is_here():
 def test_what_we_made_survives_the_journey(name):
   """Linen first: scanned blocks, running statistics, spectral vectors."""
   model = models.build(name, **ODD[name])
-  variables = _filled(model)
+  variables = filled(model)
   state_dict = to_torch(model, variables)
   back = from_torch(model, state_dict)
   jax.tree.map(np.testing.assert_array_equal, variables, back)
@@ -155,7 +156,7 @@ def test_what_we_made_survives_the_journey(name):
 @pytest.mark.parametrize("name", ["srgan_discriminator", "unet_discriminator"])
 def test_every_key_is_needed(name):
   model = models.build(name, **ODD[name])
-  state_dict = to_torch(model, _filled(model))
+  state_dict = to_torch(model, filled(model))
   for key in state_dict:
     less = {k: v for k, v in state_dict.items() if k != key}
     if key.endswith("num_batches_tracked"):
@@ -167,7 +168,7 @@ def test_every_key_is_needed(name):
 def test_the_first_dense_layer_takes_channels_first():
   """PyTorch flattens [c, h, w]; the weights of channel 2 are a block there."""
   model = models.VGGDiscriminator(num_features=1)
-  state_dict = to_torch(model, _filled(model))
+  state_dict = to_torch(model, filled(model))
   dense = state_dict["linear1.weight"]
   dense[...] = 0
   dense[7, 2 * 16 + 4 * 3 + 1] = 5  # channel 2, row 3, column 1
@@ -192,7 +193,7 @@ def test_the_first_dense_layer_takes_channels_first():
 )
 def test_mmagic_s_names(name, renames):
   model = models.build(name, **ODD[name])
-  variables = _filled(model)
+  variables = filled(model)
   state_dict = {}
   for key, value in to_torch(model, variables).items():
     for ours, theirs in renames:
@@ -223,7 +224,7 @@ def test_mmagic_s_names_of_edvr(tsa):
     num_reconstruct_blocks=2,
     tsa=tsa,
   )
-  variables = _filled(model)
+  variables = filled(model)
   basicsr = to_torch(model, variables)
   wrapped = (
     r"^(conv_l\d_\d|pcd_align\.(offset_conv\d|feat_conv)\.l\d"
@@ -260,7 +261,7 @@ def _mmagic_spynet(basicsr):
 
 def test_mmagic_s_names_of_basicvsr():
   model = models.build("basicvsr", **ODD["basicvsr"])
-  variables = _filled(model)
+  variables = filled(model)
   basicsr = to_torch(model, variables)
   state_dict = {}
   for key, value in _mmagic_spynet(basicsr).items():
@@ -276,7 +277,7 @@ def test_mmagic_s_names_of_basicvsr():
 
 def test_mmagic_s_names_of_spynet():
   model = models.build("spynet", **ODD["spynet"])
-  variables = _filled(model)
+  variables = filled(model)
   basicsr = to_torch(model, variables)
   assert basicsr["mean"].shape == basicsr["std"].shape == (1, 3, 1, 1)
   state_dict = _mmagic_spynet(basicsr)
@@ -291,7 +292,7 @@ def test_mmagic_s_names_of_spynet():
 def test_vgg19_of_basicsr_and_of_torchvision():
   """Its constants, later layers and dense layers stay behind."""
   model = models.build("vgg19", **ODD["vgg19"])
-  variables = _filled(model)
+  variables = filled(model)
   state_dict = to_torch(model, variables)
   assert [key for key in state_dict if key.endswith("weight")] == [
     f"features.{i}.weight" for i in (0, 2, 5, 7, 10)
@@ -380,7 +381,7 @@ def test_errors_name_the_keys():
 def test_every_kind_of_error_is_in_one_message():
   """Of stacked blocks the single one is named."""
   model = models.build("rrdbnet", **ODD["rrdbnet"])
-  state_dict = to_torch(model, _filled(model))
+  state_dict = to_torch(model, filled(model))
   del state_dict["body.1.rdb3.conv5.bias"]
   state_dict["body.2.rdb1.conv1.weight"] = np.zeros(3)
   kernel = state_dict["body.0.rdb2.conv4.weight"]

@@ -182,13 +182,13 @@ def test_the_command_writes_what_is_read(tmp_path, capsys, kind):
 
 def test_the_command_says_what_is_wrong(tmp_path, capsys):
   target = tmp_path / "out.safetensors"
-  assert command.main(["vgg19", "x", str(tmp_path / "out.npz")]) == 1
+  assert command.main(["vgg19", "x", str(tmp_path / "out.npz")]) == 2
   assert "does not end in .safetensors" in capsys.readouterr().err
-  assert command.main(["vgg19", str(tmp_path / "gone"), str(target)]) == 1
+  assert command.main(["vgg19", str(tmp_path / "gone"), str(target)]) == 2
   assert "no VGG19 weight file" in capsys.readouterr().err
   gap = {k: v for k, v in ARRAYS.items() if not k.startswith("conv2_2")}
   (tmp_path / "gap.npz").write_bytes(_caffe(gap))
-  assert command.main(["vgg19", str(tmp_path / "gap.npz"), str(target)]) == 1
+  assert command.main(["vgg19", str(tmp_path / "gap.npz"), str(target)]) == 2
   assert "lacks conv2_2" in capsys.readouterr().err
   assert not target.exists()
   with pytest.raises(SystemExit):
