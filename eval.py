@@ -23,10 +23,13 @@ flags.DEFINE_list(
   "benchmarks", [], "Sets (set5, vid4, reds4, ...) or folders; default set5."
 )
 flags.DEFINE_list("scales", [], "Enlargements; default the weights' own.")
-flags.DEFINE_list("table", [], "Reproduce published tables: srcnn, fsrcnn...")
+flags.DEFINE_list("table", [], "Reproduce published tables: srcnn, all, ...")
 flags.DEFINE_string("data_dir", None, "Folder of the sets; else SR_JAX_DATA.")
 flags.DEFINE_enum(
-  "ssim", "per_channel", ["per_channel", "window_3d"], "Which SSIM."
+  "ssim",
+  None,
+  ["per_channel", "window_3d"],
+  "Which SSIM; else per_channel, or of a --table the published one.",
 )
 flags.DEFINE_string("model", None, "What network a .pth is, NAME:key=value,...")
 flags.DEFINE_string(

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from sr_jax import weights
 from sr_jax.data import Images, load_images
-from sr_jax.evaluation import pictures, tables
+from sr_jax.evaluation import pictures, records, tables
 from sr_jax.evaluation.benchmark import (
   PreparedBenchmark,
   evaluate,
@@ -269,7 +269,7 @@ def _save(
     variables,
     # Nothing was published of a mixture.
     config={"published": "", "interpolation": origin},
-    figures=tables.as_json([row])[0],
+    figures=records.as_json([row])[0],
   )
 
 

@@ -1,7 +1,11 @@
 """What eval.py is asked to measure: rows of a table, before their figures."""
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+import os
+from collections.abc import Callable, Sequence
+
+from etils import epath
 
 from sr_jax.data.sources import data_root
 from sr_jax.evaluation.clip_protocols import clip_protocol
@@ -20,13 +24,25 @@ USER_ERRORS = (ValueError, OSError)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Job:
-  """One network at one scale on one set: a row, or why there is none."""
+  """One network at one scale on one set: a row, or why there is none.
+
+  Attributes:
+    label: Of the network.
+    dataset: As the user or the table calls it.
+    scale: Enlargement.
+    network: None where there is a problem.
+    published: What it is compared with.
+    of_table: It is a row of a published table: measured as that was, on its
+      colour alone, with its SSIM and, of clips, its degradation.
+    problem: Why there is no network.
+  """
 
   label: str
   dataset: str
   scale: int
   network: Network | None = None
   published: Published | None = None
+  of_table: bool = False
   problem: str = ""
 
   @property
@@ -91,20 +107,27 @@ def table_jobs(
   benchmarks: Sequence[str],
   data_dir: str | None,
 ) -> list[Job]:
-  """Every published figure of the families whose weights can be had."""
+  """Every published figure of the tables, "all" of them or some."""
   known = families()
   chosen = {name.lower() for name in benchmarks}
+  load = functools.cache(load_network)
   jobs = []
-  for name in names:
+  for name in [*known] if "all" in names else names:
     if name not in known:
-      raise ValueError(f"--table: '{name}' is not one of {sorted(known)}")
+      raise ValueError(
+        f"--table: '{name}' is not one of {sorted([*known, 'all'])}"
+      )
     for entry in known[name]:
       for dataset, scale in entry.figures:
         if dataset in (chosen or {dataset}) and scale in (scales or {scale}):
           job = Job(
-            label=entry.title, dataset=dataset, scale=scale, published=entry
+            label=entry.title,
+            dataset=dataset,
+            scale=scale,
+            published=entry,
+            of_table=True,
           )
-          jobs.append(_load(job, entry.weights or "", data_dir))
+          jobs.append(_load(job, entry, data_dir, load))
   if not jobs:
     raise ValueError(
       f"--table: nothing was published of {list(names)} for the --benchmarks "
@@ -113,12 +136,41 @@ def table_jobs(
   return jobs
 
 
-def _load(job: Job, spec: str, data_dir: str | None) -> Job:
+def _load(
+  job: Job,
+  entry: Published,
+  data_dir: str | None,
+  load: Callable[..., Network],
+) -> Job:
   """The job with its network, or with what is missing."""
-  if spec not in INTERPOLATIONS:
-    spec = str(data_root(data_dir) / spec)
   try:
-    network = load_network(spec, scale=job.scale)
+    network = load(_find(entry, job.scale, data_dir), scale=job.scale)
   except USER_ERRORS as error:
     return dataclasses.replace(job, problem=str(error))
   return dataclasses.replace(job, network=network)
+
+
+def _find(entry: Published, scale: int, data_dir: str | None) -> str:
+  """Where the weights lie.
+
+  Raises:
+    FileNotFoundError: says which file to bring, and where to put it.
+  """
+  spec = entry.weights.get(scale)
+  if spec in INTERPOLATIONS:
+    return spec
+  if spec is None:
+    trained = f"; train it by {entry.recipe}" if entry.recipe else ""
+    raise FileNotFoundError(
+      f"of {entry.source} no weights can be had that are read here{trained}"
+    )
+  folders = [data_root(data_dir) / "weights"]
+  if given := os.environ.get("SR_JAX_WEIGHTS"):
+    folders.insert(0, epath.Path(given).expanduser())
+  for folder in folders:
+    if (folder / spec).exists():
+      return str(folder / spec)
+  raise FileNotFoundError(
+    f"there is no {folders[-1] / spec}: bring it from {entry.origin}, and put "
+    "it there"
+  )

@@ -5,8 +5,9 @@ They are in `published.toml`, so that adding one is not a change of code.
 
 import dataclasses
 import functools
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import resources
 from typing import Any
 
@@ -32,10 +33,12 @@ class Published:
     colour: "Y" or "RGB", of the figures.
     source: Paper and table.
     figures: By set and scale.
-    weights: Path under the data folder, or an interpolation; None where the
-      weights cannot be had.
-    files: What the authors' weight files are called, without what follows the
-      last dot.
+    ssim: Which SSIM the figures are by, a flavour of `metrics.ssim`.
+    parameters: How many it has, by scale; empty where that is not known.
+    weights: Paths under a folder of weights or names of interpolations, by
+      scale; empty where the weights cannot be had.
+    origin: Where the weights are to be had.
+    recipe: The config that trains it here, or "".
   """
 
   key: str
@@ -44,13 +47,49 @@ class Published:
   colour: str
   source: str
   figures: Mapping[tuple[str, int], Figure]
-  weights: str | None = None
-  files: tuple[str, ...] = ()
+  ssim: str = "per_channel"
+  parameters: Mapping[int, int] = dataclasses.field(default_factory=dict)
+  weights: Mapping[int, str] = dataclasses.field(default_factory=dict)
+  origin: str = ""
+  recipe: str = ""
 
   def find(self, dataset: str, scale: int, colour: str) -> Figure | None:
     """The figure of one set, scale and colour, if one was published."""
-    same = colour == self.colour
-    return self.figures.get((dataset.lower(), scale)) if same else None
+    if colour != self.colour:
+      return None
+    wanted = _plain(dataset)
+    for (name, factor), figure in self.figures.items():
+      if (_plain(name), factor) == (wanted, scale):
+        return figure
+    return None
+
+  def is_file(self, stem: str) -> bool:
+    """Whether its weights are called so, with or without their hash.
+
+    Names that it has not alone, such as x3, do not tell.
+    """
+    for path in self.weights.values():
+      name = path.rpartition("/")[2].rpartition(".")[0]
+      name = re.sub(r"-[0-9a-f]{8}$", "", name)
+      if len(name) > 2 and re.fullmatch(rf"{name}(-[0-9a-f]{{8}})?", stem):
+        return True
+    return False
+
+
+def _plain(dataset: str) -> str:
+  """Vimeo-90K-T is vimeo90k-t."""
+  return dataset.lower().replace("-", "")
+
+
+def _by_scale(value: Any, scales: Iterable[int]) -> dict[int, Any]:
+  """One for all scales, `{scale}` filled in, or a table of them."""
+  if isinstance(value, dict):
+    return {int(key.removeprefix("x")): part for key, part in value.items()}
+  return {
+    scale: value.format(scale=scale) if isinstance(value, str) else value
+    for scale in scales
+    if value is not None
+  }
 
 
 @functools.cache
@@ -66,17 +105,18 @@ def published() -> dict[str, Published]:
       for dataset, scales in entry.pop("figures").items()
       for scale, figure in scales.items()
     }
-    entry["files"] = tuple(entry.get("files", ()))
+    scales = dict.fromkeys(scale for _, scale in figures)
+    for part in ("weights", "parameters"):
+      entry[part] = _by_scale(entry.get(part), scales)
     entries[key] = Published(key=key, figures=figures, **entry)
   return entries
 
 
 def families() -> dict[str, list[Published]]:
-  """The families that have weights to run, for `eval.py --table`."""
+  """The tables of `eval.py --table`, by name."""
   result: dict[str, list[Published]] = {}
   for entry in published().values():
-    if entry.weights is not None:
-      result.setdefault(entry.table, []).append(entry)
+    result.setdefault(entry.table, []).append(entry)
   return result
 
 
@@ -111,7 +151,7 @@ def match(
     return entries[name]
   stem = path.rpartition("/")[2].rpartition(".")[0]
   for entry in entries.values():
-    if stem in entry.files:
+    if entry.is_file(stem):
       return entry
   if arguments.get("in_channels") != 1:
     return None

@@ -33,11 +33,7 @@ def render(rows: Sequence[tables.Row], *, title: str, subtitle: str) -> str:
   notes = [
     *(f'<p class="dim">{_text(x)}</p>' for x in tables.protocol_lines(rows)),
     *(f'<p class="dim">{_text(x)}</p>' for x in tables.source_lines(rows)),
-    *(
-      f'<p class="problem">{_text(f"{x.label}, {x.dataset}: {x.problem}")}</p>'
-      for x in rows
-      if x.problem
-    ),
+    *(f'<p class="problem">{_text(x)}</p>' for x in tables.problem_lines(rows)),
   ]
   page = (
     resources.files("sr_jax.evaluation").joinpath("report.html").read_text()

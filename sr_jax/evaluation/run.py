@@ -19,7 +19,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from sr_jax import degradations, hosts, sharding
 from sr_jax.data import load_clips, load_images
-from sr_jax.evaluation import report, shares, tables
+from sr_jax.evaluation import records, report, shares, tables
 from sr_jax.evaluation.benchmark import (
   PreparedBenchmark,
   evaluate,
@@ -53,7 +53,7 @@ def run(
   scales: Sequence[str | int] = (),
   table: Sequence[str] = (),
   data_dir: str | None = None,
-  ssim_flavour: str = "per_channel",
+  ssim_flavour: str | None = None,
   metrics: Sequence[str] = ("psnr", "ssim"),
   niqe_prior: str | None = None,
   model: str | None = None,
@@ -72,9 +72,10 @@ def run(
     benchmarks: Names of sets or folders, of images or of clips. By default
       Set5, or with `table` every set that has a published figure.
     scales: By default the weights' own, or every published one.
-    table: Families of published networks to reproduce, instead of `weights`.
+    table: Published tables to reproduce, instead of `weights`; "all" of them.
     data_dir: Where the named sets and the published weights lie.
-    ssim_flavour: Of `metrics.ssim`.
+    ssim_flavour: Of `metrics.ssim`; by default "per_channel", or with `table`
+      what was published.
     metrics: Of psnr, ssim and niqe.
     niqe_prior: File that NIQE needs; see `find_niqe_prior`.
     model: The network of PyTorch checkpoints among the weights; see
@@ -97,7 +98,6 @@ def run(
     wanted = [wanted_scale(scale) for scale in scales]
     options: dict[str, Any] = {
       "data_dir": data_dir,
-      "ssim_flavour": ssim_flavour,
       "metrics": known_metrics(metrics),
       "degradation": degradation,
     }
@@ -134,7 +134,10 @@ def run(
     console.print(f"eval.py: {error}", markup=False, soft_wrap=True)
     return 2
   rows = _evaluate(
-    jobs, options, mesh=mesh, keep_outputs=bool(report_path), console=console
+    [(job, _how(job, options, ssim_flavour)) for job in jobs],
+    mesh=mesh,
+    keep_outputs=bool(report_path),
+    console=console,
   )
   code = None
   if jax.process_index() == 0:
@@ -157,7 +160,8 @@ def _tell(
   report_path: str | None,
 ) -> int:
   """Prints and writes; the exit code."""
-  if all(row.result is None for row in rows):
+  missed = all(row.result is None for row in rows)
+  if missed and not any(row.figure for row in rows):
     for problem in dict.fromkeys(row.problem for row in rows):
       console.print(f"eval.py: {problem}", markup=False, soft_wrap=True)
     return 2
@@ -171,7 +175,7 @@ def _tell(
     out.print(_peak_memory(), style="dim", highlight=False)
   try:
     if json_path:
-      text = json.dumps(tables.as_json(rows), indent=2) + "\n"
+      text = json.dumps(records.as_json(rows), indent=2) + "\n"
       write_whole(epath.Path(json_path).expanduser(), text.encode())
     if report_path:
       page = report.render(
@@ -181,18 +185,30 @@ def _tell(
   except OSError as error:
     console.print(f"eval.py: {error}", markup=False, soft_wrap=True)
     return 2
-  return int(any(row.problem for row in rows))
+  return 2 if missed else int(any(row.problem for row in rows))
+
+
+def _how(
+  job: Job, options: dict[str, Any], ssim_flavour: str | None
+) -> dict[str, Any]:
+  """Options of `prepare` for one job: a row of a table has its own."""
+  options = {**options, "ssim_flavour": ssim_flavour or "per_channel"}
+  if job.of_table and job.published is not None:
+    options["ssim_flavour"] = ssim_flavour or job.published.ssim
+    figure = job.published.find(job.dataset, job.scale, job.published.colour)
+    if figure is not None and figure.degradation:
+      options["degradation"] = options["degradation"] or figure.degradation
+  return options
 
 
 def _evaluate(
-  jobs: Sequence[Job],
-  options: dict[str, Any],
+  jobs: Sequence[tuple[Job, dict[str, Any]]],
   *,
   mesh: Mesh | None,
   keep_outputs: bool,
   console: Console,
 ) -> list[tables.Row]:
-  """The rows of the table, in the order of the jobs; options of `prepare`.
+  """The rows of the table, in the order of the jobs, each with its options.
 
   On all processes, of which the first has the figures of the whole sets.
   """
@@ -213,7 +229,7 @@ def _evaluate(
     def advance(count: int) -> None:
       progress.advance(task, count)
 
-    for job in jobs:
+    for job, options in jobs:
       row = tables.Row(
         label=job.label,
         dataset=job.dataset,
@@ -222,7 +238,8 @@ def _evaluate(
         problem=job.problem,
       )
       title = f"{job.label}, {job.dataset} x{job.scale}"
-      key = (job.dataset, job.scale, job.kind, job.channels)
+      how = (options["degradation"], options["ssim_flavour"])
+      key = (job.dataset, job.scale, job.kind, job.channels, *how)
       try:
         if key not in prepared:
           progress.reset(task, description=f"{title}: preparing", total=None)
@@ -243,12 +260,13 @@ def _evaluate(
       if benchmark is None or result is None:
         continue  # more processes than images: the others tell
       result = shares.pooled(result, parts)
-      row = dataclasses.replace(
-        row, dataset=benchmark.dataset, images=images, result=result
-      )
-      rows.append(row)
-      if result.on_luma is not None:
-        rows.append(dataclasses.replace(row, result=result.on_luma))
+      row = dataclasses.replace(row, dataset=benchmark.dataset, images=images)
+      found = [x for x in (result, result.on_luma) if x is not None]
+      if job.of_table and job.published is not None:
+        colour = job.published.colour
+        same = [x for x in found if x.protocol.colour == colour]
+        found = same or found
+      rows += [dataclasses.replace(row, result=x) for x in found]
   return rows
 
 

@@ -1,10 +1,8 @@
-"""Results as text: the table, its protocol, per-image detail, and JSON."""
+"""Results as text: the table, its protocol, per-image detail."""
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -16,8 +14,6 @@ from sr_jax.evaluation.published import Figure, Published
 from sr_jax.evaluation.results import (
   FIGURES,
   BenchmarkResult,
-  ClipScore,
-  ImageScore,
 )
 
 _DECIMALS = {"psnr": 2, "ssim": 4, "niqe": 2}
@@ -48,8 +44,12 @@ class Row:
   @property
   def figure(self) -> Figure | None:
     """What was published for this set, scale and colour."""
-    if self.published is None or self.result is None:
+    if self.published is None:
       return None
+    if self.result is None:
+      return self.published.find(
+        self.dataset, self.scale or 0, self.published.colour
+      )
     if "psnr" not in self.result.protocols:
       return None
     protocol = self.result.protocol
@@ -69,6 +69,17 @@ class Row:
     if figure is None or self.result is None:
       return None
     return self.result.psnr - figure.psnr
+
+  @property
+  def ssim_difference(self) -> float | None:
+    """Measured minus published SSIM, where both are of one kind."""
+    figure = self.figure
+    if figure is None or figure.ssim is None or self.result is None:
+      return None
+    how = self.result.protocols.get("ssim")
+    if how is None or how.ssim_flavour != getattr(self.published, "ssim", ""):
+      return None
+    return self.result.mean("ssim") - figure.ssim
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -99,10 +110,12 @@ def columns(rows: Sequence[Row]) -> list[Column]:
     Column(
       heading="on",
       kind="name",
-      text=lambda row: row.result.protocol.colour if row.result else "",
+      text=_colour,
     ),
   ]
-  figures = _figures([row.result for row in rows if row.result is not None])
+  figures = figure_headings(
+    [row.result for row in rows if row.result is not None]
+  )
   for name, heading in figures.items():
     kind = "other" if "_" in name else "figure"
     text = functools.partial(_mean, name)
@@ -112,10 +125,21 @@ def columns(rows: Sequence[Row]) -> list[Column]:
       Column(heading="published", kind="other", text=_published),
       Column(heading="difference", kind="difference", text=_difference),
     ]
+  if any(row.ssim_difference is not None for row in rows):
+    found += [
+      Column(heading="SSIM", kind="other", text=_published_ssim),
+      Column(heading="difference", kind="other", text=_ssim_difference),
+    ]
   return found
 
 
-def _figures(results: Sequence[BenchmarkResult]) -> dict[str, str]:
+def _colour(row: Row) -> str:
+  if row.result is not None:
+    return row.result.protocol.colour
+  return row.published.colour if row.published and row.figure else ""
+
+
+def figure_headings(results: Sequence[BenchmarkResult]) -> dict[str, str]:
   """The figures that were measured and their headings, in a table's order.
 
   PSNR and SSIM of the network, then both of bicubic; NIQE by itself.
@@ -148,15 +172,29 @@ def _mean(name: str, row: Row) -> str:
 
 
 def _published(row: Row) -> str:
-  if row.result is None:
-    return ""
-  return "-" if row.figure is None else f"{row.figure.psnr:.2f}"
+  if row.figure is None:
+    return "" if row.result is None else "-"
+  return f"{row.figure.psnr:.2f}"
 
 
 def _difference(row: Row) -> str:
   if row.result is None:
     return ""
   return "-" if row.difference is None else _signed(row.difference)
+
+
+def _published_ssim(row: Row) -> str:
+  figure = row.figure
+  if figure is None or figure.ssim is None:
+    return "" if row.result is None else "-"
+  return f"{figure.ssim:.4f}"
+
+
+def _ssim_difference(row: Row) -> str:
+  if row.result is None:
+    return ""
+  difference = row.ssim_difference
+  return "-" if difference is None else _signed(difference, 4)
 
 
 def protocol_lines(rows: Sequence[Row]) -> list[str]:
@@ -218,8 +256,24 @@ def source_lines(rows: Sequence[Row]) -> list[str]:
   lines = {}
   for row in rows:
     if row.published is not None and row.figure is not None:
-      lines[f"published {row.published.title}: {row.published.source}"] = None
+      line = f"published {row.published.title}: {row.published.source}"
+      if count := row.published.parameters.get(row.scale or 0):
+        line += f"; {count:,} parameters"
+      lines[line] = None
   return list(lines)
+
+
+def problem_lines(rows: Sequence[Row]) -> list[str]:
+  """What could not be computed and why; one line for what has one reason."""
+  lines: dict[tuple[str, str], list[str]] = {}
+  for row in rows:
+    if row.problem:
+      where = row.dataset + (f" x{row.scale}" if row.scale else "")
+      lines.setdefault((row.label, row.problem), []).append(where)
+  return [
+    f"{label}, {', '.join(places)}: {problem}"
+    for (label, problem), places in lines.items()
+  ]
 
 
 def print_table(rows: Sequence[Row], console: Console) -> None:
@@ -231,12 +285,13 @@ def print_table(rows: Sequence[Row], console: Console) -> None:
       column.heading,
       justify="left" if column.kind == "name" else "right",
       no_wrap=i > 0,
+      overflow="fold",
     )
   previous = None
   for row in rows:
     cells = [escape(column.text(row)) for column in shown]
-    if row.result is None:
-      cells[4:5] = ["see below"]
+    if row.result is None and shown[4].kind == "figure":
+      cells[4] = "see below"
     if previous is not None and row.label != previous:
       table.add_section()
     elif row.label == previous:
@@ -248,17 +303,10 @@ def print_table(rows: Sequence[Row], console: Console) -> None:
     console.print(
       line, style="dim", markup=False, highlight=False, soft_wrap=True
     )
-  for row in rows:
-    if row.problem:
-      what = f"{row.label}, {row.dataset}"
-      what += f" x{row.scale}" if row.scale else ""
-      console.print(
-        f"{what}: {row.problem}",
-        style="red",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-      )
+  for line in problem_lines(rows):
+    console.print(
+      line, style="red", markup=False, highlight=False, soft_wrap=True
+    )
 
 
 def _print_whole(table: Table, console: Console) -> None:
@@ -283,7 +331,7 @@ def print_details(rows: Sequence[Row], console: Console) -> None:
     )
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("clip" if row.result.frames else "image")
-    figures = _figures([row.result])
+    figures = figure_headings([row.result])
     gain = ["gain"] if "psnr" in figures else []
     for heading in (*figures.values(), *gain):
       table.add_column(heading, justify="right")
@@ -295,61 +343,7 @@ def print_details(rows: Sequence[Row], console: Console) -> None:
     _print_whole(table, console)
 
 
-def as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
-  """Everything the rows hold but pictures, as JSON can hold it."""
-  return [_row_json(row) for row in rows]
-
-
-def _row_json(row: Row) -> dict[str, Any]:
-  record: dict[str, Any] = {
-    "network": row.label,
-    "dataset": row.dataset,
-    "scale": row.scale,
-  }
-  if row.result is None:
-    return {**record, "problem": row.problem}
-  result = row.result
-  figures = _figures([result])
-  record.update({name: _number(result.mean(name)) for name in figures})
-  record.update(
-    published=None,
-    seconds=round(result.seconds, 3),
-    protocol=dataclasses.asdict(result.protocol),
-    images=[_score_json(image, [*figures]) for image in result.images],
-  )
-  if result.frames:
-    record["seconds_per_frame"] = round(result.seconds / result.frames, 4)
-  if result.memory is not None:
-    record.update(dataclasses.asdict(result.memory))
-  for metric, protocol in result.protocols.items():
-    if metric != "psnr":
-      record[f"{metric}_protocol"] = dataclasses.asdict(protocol)
-  if row.published is not None and row.figure is not None:
-    record["published"] = {
-      **dataclasses.asdict(row.figure),
-      "difference": _number(row.difference),
-      "key": row.published.key,
-      "source": row.published.source,
-    }
-  return record
-
-
-def _score_json(score: ImageScore, figures: Sequence[str]) -> dict[str, Any]:
-  """Of an image; of a clip with its frames."""
-  record = {name: _number(getattr(score, name)) for name in ("name", *figures)}
-  if isinstance(score, ClipScore):
-    record["frames"] = [_score_json(frame, figures) for frame in score.frames]
-  return record
-
-
-def _number(value: Any) -> Any:
-  """JSON has no infinity, which the PSNR of a perfect image is."""
-  if isinstance(value, float) and not math.isfinite(value):
-    return str(value)
-  return value
-
-
-def _signed(value: float) -> str:
+def _signed(value: float, decimals: int = 2) -> str:
   """+0.12; a difference that rounds to nothing has no sign."""
-  text = f"{value:+.2f}"
-  return "0.00" if text in ("+0.00", "-0.00") else text
+  text = f"{value:+.{decimals}f}"
+  return text[1:] if not text.strip("+-0.") else text

@@ -15,7 +15,7 @@ from skimage.metrics import structural_similarity
 
 from sr_jax import evaluation, weights
 from sr_jax.data import load_clips
-from sr_jax.evaluation import clips, jobs, networks, run, tables
+from sr_jax.evaluation import clips, jobs, networks, records, run, tables
 from sr_jax.inference import super_resolve_clip
 from sr_jax.models import Interpolate, MSRResNet, build
 from tests.evaluation.test_benchmark import _levels, _luma, _resize
@@ -217,7 +217,7 @@ def test_what_a_clip_took_is_told():
   )
   device = f"{own[0].device_bytes / 1e9:.2f} GB on the device"
   assert device in tables.cost_lines([row])[0]
-  assert tables.as_json([row])[0]["host_bytes"] == own[0].host_bytes
+  assert records.as_json([row])[0]["host_bytes"] == own[0].host_bytes
 
 
 def test_published_protocols():

@@ -1,9 +1,23 @@
 """Which published figures belong to which weights."""
 
+import importlib
+import math
+
 import pytest
 
 from sr_jax.evaluation import published
-from sr_jax.models import FSRCNN, SRCNN, Interpolate, describe
+from sr_jax.models import (
+  EDSR,
+  EDVR,
+  FSRCNN,
+  SRCNN,
+  BasicVSR,
+  BasicVSRPlusPlus,
+  Interpolate,
+  RRDBNet,
+  describe,
+)
+from sr_jax.weights import tree
 
 
 def _match(model, **kwargs):
@@ -48,9 +62,53 @@ def test_figures():
   assert entry.find("Set5", 3, "Y").psnr == 33.16
   assert entry.find("Set5", 3, "RGB") is None
   assert entry.find("Set5", 8, "Y") is None
-  assert set(published.families()) == {"bicubic", "srcnn", "fsrcnn"}
-  assert all(
-    entry.weights
-    for family in published.families().values()
-    for entry in family
-  )
+  assert published.published()["basicvsr_vimeo90k_bd"].find(
+    "Vimeo-90K-T", 4, "Y"
+  ) == published.Figure(psnr=37.53, ssim=0.9498, degradation="BD")
+
+
+def test_every_system_has_its_table():
+  assert list(published.families()) == [
+    *("bicubic", "srcnn", "fsrcnn", "srresnet", "srgan", "edsr", "esrgan"),
+    *("edvr", "basicvsr", "iconvsr", "basicvsr_plusplus"),
+  ]
+  for key, entry in published.published().items():
+    scales = {scale for _, scale in entry.figures}
+    for by_scale in (entry.weights, entry.parameters):
+      assert set(by_scale) in (set(), scales), key
+    assert bool(entry.weights) == bool(entry.origin or "bicubic" in key), key
+    assert entry.ssim in ("per_channel", "window_3d"), key
+    if entry.recipe:
+      file, _, variant = entry.recipe.partition(":")
+      name = file.removesuffix(".py").replace("/", ".")
+      assert importlib.import_module(name).get_config(variant)
+
+
+def test_files_are_told_by_their_names():
+  model = BasicVSR()
+  for stem, key in (
+    ("BasicVSR_REDS4", "basicvsr_reds"),
+    ("BasicVSR_REDS4-543c8261", "basicvsr_reds"),
+    ("BasicVSR_REDS4-new", None),
+    ("basicvsr_vimeo90k_bd_20210409-0154dd64", "basicvsr_vimeo90k_bd_mmagic"),
+    ("x3", None),
+  ):
+    assert _match(model, path=f"some/where/{stem}.pth") == key
+
+
+@pytest.mark.parametrize(
+  ("key", "model"),
+  [
+    ("srcnn_9-5-5_imagenet", SRCNN(kernel_sizes=(9, 5, 5))),
+    ("edsr_official", EDSR(scale=2)),
+    ("esrgan", RRDBNet()),
+    ("edvr_m_reds_wotsa", EDVR(tsa=False)),
+    ("edvr_l_reds", EDVR(num_features=128, num_reconstruct_blocks=40)),
+    ("basicvsr_reds", BasicVSR()),
+    ("basicvsr_plusplus_reds", BasicVSRPlusPlus()),
+  ],
+)
+def test_parameters_are_those_of_our_networks(key, model):
+  shapes = tree.shapes(model).values()
+  have = published.published()[key].parameters[model.scale]
+  assert have == sum(math.prod(shape) for shape in shapes)

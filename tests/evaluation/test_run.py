@@ -15,8 +15,8 @@ from PIL import Image
 from rich.console import Console
 
 from sr_jax import weights
-from sr_jax.evaluation import networks, run, tables
-from sr_jax.models import FSRCNN, SRCNN, build
+from sr_jax.evaluation import jobs, networks, published, records, run, tables
+from sr_jax.models import FSRCNN, SRCNN, MSRResNet, build
 
 _ROOT = pathlib.Path(__file__).parents[2]
 _TINY = FSRCNN(scale=2, num_features=4, shrink_features=2, num_blocks=1)
@@ -114,18 +114,70 @@ def test_a_missing_set_is_a_row_with_the_loaders_message(
 def test_published_tables_say_what_is_missing(capsys, tmp_path):
   code = run.run(table=["srcnn"], scales=[4], data_dir=str(tmp_path))
   assert code == 2
-  problems = capsys.readouterr().err
-  assert "9-1-5_t91/x4.mat" in problems
-  assert "9-5-5_imagenet/x4.mat" in problems
-  assert "x3" not in problems
+  printed = capsys.readouterr().out
+  wanted = tmp_path / "weights" / "srcnn" / "9-1-5_t91" / "x4.mat"
+  assert (
+    f"SRCNN 9-1-5 (T91), set5 x4: there is no {wanted}: bring it from the "
+    "authors' page, mmlab.ie.cuhk.edu.hk/projects/SRCNN.html, and put it there"
+  ) in printed
+  assert "9-5-5_imagenet/x4.mat" in printed
+  assert "set5 x4, set14 x4, div2k100 x4: there is no" in printed
+  assert "x3" not in printed
+  # What was published is told all the same.
+  assert re.search(r"set5 +x4 +Y +30\.09", printed)
+  assert run.run(table=["srresnet"], data_dir=str(tmp_path)) == 2
+  printed = capsys.readouterr().out
+  assert "no weights can be had" in printed
+  assert "train it by configs/srresnet.py" in printed
+
+
+def _images(folder):
+  rng = np.random.default_rng(0)
+  folder.mkdir()
+  for i in range(5):
+    picture = Image.fromarray(rng.integers(0, 256, (24, 26, 3), np.uint8))
+    picture.save(folder / f"{i}.png")
+
+
+def test_a_row_is_measured_as_it_was_published(capsys, tmp_path, monkeypatch):
+  """Its colour alone, and its SSIM; weights from SR_JAX_WEIGHTS."""
+  _images(tmp_path / "Set5")
+  model = MSRResNet(scale=2, num_features=4, num_blocks=1)
+  given = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+  weights.save(tmp_path / "mine" / "net_x2.safetensors", model, given)
+  entry = published.Published(
+    key="mine",
+    title="Mine",
+    table="mine",
+    colour="RGB",
+    source="a paper",
+    ssim="window_3d",
+    figures={("set5", 2): published.Figure(psnr=5.0, ssim=0.5)},
+    weights={2: "mine/net_x2.safetensors"},
+    parameters={2: 1234},
+  )
+  monkeypatch.setattr(jobs, "families", lambda: {"mine": [entry]})
+  monkeypatch.setenv("SR_JAX_WEIGHTS", str(tmp_path))
+  out = tmp_path / "out.json"
+  options = {"data_dir": str(tmp_path), "json_path": str(out)}
+  assert run.run(table=["all"], **options) == 0
+  (record,) = json.loads(out.read_text())
+  assert record["protocol"]["colour"] == "RGB"
+  assert record["ssim_protocol"]["ssim_flavour"] == "window_3d"
+  difference = record["ssim"] - 0.5
+  assert record["published"]["ssim_difference"] == pytest.approx(difference)
+  printed = capsys.readouterr().out
+  assert re.search(rf"5\.00 .*0\.5000 +{difference:+.4f}", printed)
+  assert "published Mine: a paper; 1,234 parameters" in printed
+  # Of another kind it is not compared.
+  assert run.run(table=["mine"], ssim_flavour="per_channel", **options) == 0
+  (record,) = json.loads(out.read_text())
+  assert record["published"]["ssim_difference"] is None
+  assert record["ssim_protocol"]["ssim_flavour"] == "per_channel"
 
 
 def test_a_published_figure_beside_ours(capsys, tmp_path):
-  rng = np.random.default_rng(0)
-  (tmp_path / "Set5").mkdir()
-  for i in range(5):
-    picture = Image.fromarray(rng.integers(0, 256, (24, 26, 3), np.uint8))
-    picture.save(tmp_path / "Set5" / f"{i}.png")
+  _images(tmp_path / "Set5")
   out = tmp_path / "out.json"
   options = {"data_dir": str(tmp_path), "json_path": str(out)}
   assert run.run(table=["bicubic"], benchmarks=["set5"], **options) == 0
@@ -149,7 +201,7 @@ def test_a_published_figure_beside_ours(capsys, tmp_path):
     ({"weights": ["bicubic"], "scales": ["0"]}, "'0' is not a positive"),
     ({"weights": ["/no/such.mat"]}, "there is no weight file /no/such.mat"),
     ({"weights": ["x{scale}.mat"]}, "'x{scale}.mat' needs a scale"),
-    ({"table": ["edsr"]}, "'edsr' is not one of ['bicubic', 'fsrcnn', 'src"),
+    ({"table": ["edrs"]}, "'edrs' is not one of ['all', 'basicvsr', 'basi"),
     ({"table": ["srcnn"], "scales": [8]}, "nothing was published of"),
     (
       {"weights": ["bicubic"], "benchmarks": ["sett5"]},
@@ -419,6 +471,6 @@ def test_labels():
 
 
 def test_a_perfect_image_is_valid_json():
-  assert tables._number(float("inf")) == "inf"
+  assert records._number(float("inf")) == "inf"
   assert tables._signed(-0.001) == "0.00"
   assert tables._signed(0.25) == "+0.25"
