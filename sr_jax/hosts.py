@@ -159,11 +159,15 @@ def leaving_in_time() -> Iterator[None]:
   except BaseException as error:
     if jax.distributed.is_initialized():
       code = getattr(error, "code", 1)
-      code = code if isinstance(code, int) else 1
-      ends = threading.Timer(_LEAVE, os._exit, [code])
-      ends.daemon = True
-      ends.start()
+      end_in_time(code if isinstance(code, int) else 1)
     raise
+
+
+def end_in_time(code: int) -> None:
+  """An orderly end may take a while, and then ends all the same."""
+  ends = threading.Timer(_LEAVE, os._exit, [code])
+  ends.daemon = True
+  ends.start()
 
 
 def gather(value: Any) -> list[Any]:

@@ -1,6 +1,5 @@
 """What `train.py` does with its flags: one line for a mistake."""
 
-import os
 import re
 import sys
 from typing import NoReturn
@@ -146,7 +145,8 @@ def main(
       _fail(error)
     except StalledError as error:
       print(f"train.py: {error}", file=sys.stderr, flush=True)
-      os._exit(1)  # an orderly end would wait for the threads that hang
+      hosts.end_in_time(1)  # it may wait for threads that hang
+      raise SystemExit(1) from None
     except KeyboardInterrupt:
       how = "the same command goes on from the newest checkpoint"
       _fail("stopped" if aot else f"stopped; {how}", 130)

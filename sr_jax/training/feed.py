@@ -1,5 +1,6 @@
 """The batches of a run, as its config asks for them, or word that none come."""
 
+import multiprocessing
 import queue
 import threading
 from typing import Any
@@ -149,7 +150,7 @@ class Watched:
       self._drawn.put(drawn)
 
   def close(self) -> None:
-    """Ends workers and threads; what hangs is left to the process's end."""
+    """Ends workers and threads; a thread that hangs ends with the process."""
     self._asked.put(False)
     if self._thread is not None and not self._stalled:
       self._thread.join(_CLOSING)
@@ -159,4 +160,9 @@ class Watched:
       return
     closing = threading.Thread(target=self._loader.close, daemon=True)
     closing.start()
+    closing.join(_CLOSING)
+    # A worker that hangs, or was stopped, would outlive this process; without
+    # it the rest can end.
+    for worker in multiprocessing.active_children():
+      worker.kill()
     closing.join(_CLOSING)

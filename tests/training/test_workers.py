@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -116,6 +117,8 @@ def test_workers_that_are_stopped_end_the_run(tmp_path):
       os.kill(number, signal.SIGSTOP)
     told = process.communicate(timeout=240)[1]
     assert process.returncode == 1
-    last = told.splitlines()[-1]
-    assert last.startswith("train.py: no batch came for 30 s"), told
+    assert "Traceback" not in told
+    # Python's tracker may say after it that it frees the memory of workers
+    # that were killed.
+    assert re.search(r"^train.py: no batch came for 30 s", told, re.M), told
     _until(lambda: not _workers(process), seconds=60)
