@@ -4,7 +4,7 @@ import os
 import pathlib
 import platform
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import pytest
@@ -49,6 +49,18 @@ def _require_data() -> pathlib.Path:
 def pytest_runtest_setup(item: pytest.Item) -> None:
   if item.get_closest_marker("data"):
     _require_data()
+
+
+@pytest.fixture
+def quickly_compiled() -> Iterator[None]:
+  """Programs are compiled in half the time, and run slower.
+
+  For large programs that run a few times.
+  """
+  before = jax.config.jax_disable_most_optimizations
+  jax.config.update("jax_disable_most_optimizations", True)
+  yield
+  jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(scope="session")

@@ -216,6 +216,7 @@ def test_successors_train(name):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quickly_compiled")
 @pytest.mark.parametrize("name", ["iconvsr", "basicvsr_plusplus"])
 def test_successors_gradients_are_finite_differences(name):
   model = models.build(

@@ -8,6 +8,12 @@ import jax
 import numpy as np
 
 ROOT = pathlib.Path(__file__).parents[2]
+#: Environment of processes whose programs run a few times: they are compiled in
+#: half the time.
+QUICKLY_COMPILED = {
+  "JAX_PLATFORMS": "cpu",
+  "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",
+}
 
 
 def pictures(folder, count=4, side=40):

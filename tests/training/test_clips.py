@@ -50,6 +50,7 @@ def test_prepare_degrades_every_frame(name):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quickly_compiled")
 def test_a_frozen_part_is_frozen_after_a_resume_too(clip_config, tmp_path):
   """Stopped inside the window, and past it: the bits of the unbroken run."""
   whole, broken = tmp_path / "whole", tmp_path / "broken"

@@ -8,6 +8,8 @@ import sys
 import numpy as np
 import pytest
 
+from tests.training import runs
+
 # Relativistic means and BatchNorm are over the whole batch, wherever it lies.
 _ON_A_MESH = """
 import json, sys
@@ -101,7 +103,7 @@ def test_the_game_is_the_same_on_every_mesh(generator, d_steps, space):
     capture_output=True,
     text=True,
     check=False,
-    env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    env={**os.environ, **runs.QUICKLY_COMPILED},
   )
   assert out.returncode == 0, out.stderr[-4000:]
   result = json.loads(out.stdout.splitlines()[-1])

@@ -13,6 +13,7 @@ import pytest
 
 from sr_jax import sharding
 from sr_jax.training import experiment
+from tests.training import runs
 
 # Where a device has fewer rows than a kernel reaches XLA's partitioner is
 # wrong: SPyNet's coarse levels have 1 to 8 rows here, and SRResNet's 9x9 four
@@ -91,7 +92,7 @@ def test_rows_on_four_devices_are_as_on_one():
     check=False,
     env={
       **os.environ,
-      "JAX_PLATFORMS": "cpu",
+      **runs.QUICKLY_COMPILED,
       # Else exchanges that do not wait for one another take up the few threads
       # that there are.
       "XLA_FLAGS": "--xla_cpu_enable_concurrency_optimized_scheduler=false",

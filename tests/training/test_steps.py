@@ -19,6 +19,7 @@ from sr_jax.training import NetState, TrainState, make_optimizer, make_prepare
 from sr_jax.training import make_step as make_step_
 from sr_jax.training.schedules import constant, multi_step
 from tests.golden import golden_io
+from tests.training import runs
 
 
 class Gain(nn.Module):
@@ -237,7 +238,7 @@ def test_step_is_the_same_on_every_mesh():
     capture_output=True,
     text=True,
     check=True,
-    env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    env={**os.environ, **runs.QUICKLY_COMPILED},
   )
   result = json.loads(out.stdout.splitlines()[-1])
   one = result.pop("1")

@@ -36,7 +36,7 @@ class Hosts:
       port = free.getsockname()[1]
     env = {
       **os.environ,
-      "JAX_PLATFORMS": "cpu",
+      **runs.QUICKLY_COMPILED,
       "XLA_FLAGS": f"--xla_force_host_platform_device_count={8 // count}",
       "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo",
       # Process 0 alone would find its programs there, and Gloo does not wait
