@@ -57,7 +57,7 @@ def quickly_compiled() -> Iterator[None]:
 
   For large programs that run a few times.
   """
-  before = jax.config.jax_disable_most_optimizations
+  before = jax.config.read("jax_disable_most_optimizations")
   jax.config.update("jax_disable_most_optimizations", True)
   yield
   jax.config.update("jax_disable_most_optimizations", before)
