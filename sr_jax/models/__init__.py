@@ -23,7 +23,9 @@ from sr_jax.models.edvr import EDVR
 from sr_jax.models.fsrcnn import FSRCNN
 from sr_jax.models.iconvsr import IconVSR
 from sr_jax.models.interpolate import Interpolate
+from sr_jax.models.probe import feature_maps
 from sr_jax.models.rrdbnet import RRDBNet
+from sr_jax.models.sparse_coding import SparseCoding
 from sr_jax.models.spynet import SPyNet
 from sr_jax.models.srcnn import SRCNN
 from sr_jax.models.srresnet import MSRResNet, SRResNet
@@ -35,6 +37,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
   "bicubic": functools.partial(Interpolate, method="bicubic"),
   "bilinear": functools.partial(Interpolate, method="bilinear"),
   "nearest": functools.partial(Interpolate, method="nearest"),
+  "sparse_coding": SparseCoding,
   "srcnn": SRCNN,
   "fsrcnn": FSRCNN,
   "srresnet": SRResNet,
@@ -184,9 +187,11 @@ __all__ = [
   "SRGANDiscriminator",
   "SRResNet",
   "SRVGGNetCompact",
+  "SparseCoding",
   "UNetDiscriminator",
   "VGGDiscriminator",
   "build",
   "describe",
   "example_inputs",
+  "feature_maps",
 ]
