@@ -3,7 +3,7 @@ r"""Measures networks on benchmarks, beside bicubic and the published figures.
 python eval.py --weights=runs/fsrcnn --benchmarks=set5,set14
 python eval.py --weights='fsrcnn/x{scale}.mat' --scales=2,3,4 --report=out.html
 python eval.py --table=bicubic,srcnn,fsrcnn
-python eval.py --weights=x.pth --model=basicvsr --benchmarks=vid4
+python eval.py --weights=BasicVSR_Vimeo90K_BIx4.pth --benchmarks=vid4
 """
 
 from absl import app, flags
@@ -26,12 +26,9 @@ flags.DEFINE_list("scales", [], "Enlargements; default the weights' own.")
 flags.DEFINE_list("table", [], "Reproduce published tables: srcnn, all, ...")
 flags.DEFINE_string("data_dir", None, "Folder of the sets; else SR_JAX_DATA.")
 flags.DEFINE_enum(
-  "ssim",
-  None,
-  ["per_channel", "window_3d"],
-  "Which SSIM; else per_channel, or of a --table the published one.",
+  "ssim", None, ["per_channel", "window_3d"], "Else per_channel or --table's."
 )
-flags.DEFINE_string("model", None, "What network a .pth is, NAME:key=value,...")
+flags.DEFINE_string("model", None, "Network of a .pth: NAME:key=value,...")
 flags.DEFINE_string(
   "degradation", None, "Of clips: BI, BD, DUF; else the set's."
 )

@@ -185,7 +185,7 @@ def _grid(
 ) -> UInt8[np.ndarray, "h2 w2 3"]:
   """Rows of tiles on white, their pixels enlarged where they are small."""
   times = max(1, -(-_TILE // max(tiles.shape[1:3])))
-  tiles = np.uint8(np.round(tiles * 255))
+  tiles = np.round(tiles * 255).astype(np.uint8)
   tiles = tiles.repeat(times, axis=1).repeat(times, axis=2)
   if tiles.shape[-1] == 1:
     tiles = tiles.repeat(3, axis=-1)

@@ -216,8 +216,8 @@ def _least_squares(
 
   count = len(low) // _CHUNK * _CHUNK or len(low)
   size = min(_CHUNK, count)
-  gram, mixed = 0.0, 0.0
-  for start in range(0, count, size):
+  gram, mixed = moments(low[:size], high[:size])
+  for start in range(size, count, size):
     part = slice(start, start + size)
     one, other = moments(low[part], high[part])
     gram, mixed = gram + one, mixed + other

@@ -72,7 +72,7 @@ def _run(arguments: argparse.Namespace) -> None:
     task = progress.add_task("dictionaries", total=arguments.batches)
     variables = fit(
       model,
-      [np.asarray(rgb_to_y(np.float32(x) / 255)) for _, x in images],
+      [np.asarray(rgb_to_y(x.astype(np.float32) / 255)) for _, x in images],
       jax.random.key(arguments.seed),
       num_patches=arguments.patches,
       num_batches=arguments.batches,
