@@ -272,9 +272,10 @@ def test_bfloat16_computes_low_and_answers_in_float32(name, arguments):
   lr = np.random.default_rng(0).random((1, 8, 8, channels))
   lr = jnp.asarray(lr, jnp.float32)
   exact = models.build(name, **arguments)
-  variables = exact.init(jax.random.key(0), lr)
-  low = models.build(name, **arguments, dtype="bfloat16").apply(variables, lr)
-  reference = exact.apply(variables, lr)
+  variables = jax.jit(exact.init)(jax.random.key(0), lr)
+  rough = models.build(name, **arguments, dtype="bfloat16")
+  low = jax.jit(rough.apply)(variables, lr)
+  reference = jax.jit(exact.apply)(variables, lr)
   assert low.dtype == jnp.float32
   scale = np.abs(reference).max()
   error = np.abs(low - reference).max()

@@ -12,6 +12,8 @@ from sr_jax.training.warm_start import read_parts, read_start, read_starts
 from tests.training import runs
 from tests.weights import pth_bytes
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 _MODEL = {
   "name": "basicvsr",
   "num_features": 4,
@@ -50,7 +52,6 @@ def test_prepare_degrades_every_frame(name):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("quickly_compiled")
 def test_a_frozen_part_is_frozen_after_a_resume_too(clip_config, tmp_path):
   """Stopped inside the window, and past it: the bits of the unbroken run."""
   whole, broken = tmp_path / "whole", tmp_path / "broken"

@@ -26,6 +26,8 @@ from tests.training.games import (
   norm_game,
 )
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 
 class Curved(nn.Module):
   """logit = slope * sum of squares / 2: its gradient is slope * image."""
