@@ -12,6 +12,7 @@ layer makes of the picture's low-resolution version.
 """
 
 import argparse
+import math
 import sys
 
 import cv2
@@ -29,8 +30,9 @@ from sr_jax.ops.resize import imresize
 from sr_jax.weights import tree
 from sr_jax.weights.files import check_target, write_whole
 
-#: Tiles of a row, and of a grid of inputs and outputs on each side.
-_MOST_IN_ROW, _MOST_PAIRS = 16, 16
+#: Tiles of a row, unless there are more than its square; and of a grid of inputs
+#: and outputs at most on each side.
+_IN_ROW, _MOST_PAIRS = 16, 16
 #: Pixels that a tile is enlarged to at least; between tiles; of a picture.
 _TILE, _GAP, _SIDE = 36, 2, 128
 _WHITE = 255
@@ -74,7 +76,10 @@ def _run(arguments: argparse.Namespace) -> None:
     name, kernel = _kernel(network, arguments.layer)
     picture = draw_filters(kernel)
     what = f"filters of {name}, {' x '.join(map(str, kernel.shape))}"
-  _, png = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+  grey = np.all(picture == picture[..., :1])
+  code = cv2.COLOR_RGB2GRAY if grey else cv2.COLOR_RGB2BGR
+  small = [cv2.IMWRITE_PNG_COMPRESSION, 9]
+  _, png = cv2.imencode(".png", cv2.cvtColor(picture, code), small)
   write_whole(output, png.tobytes())
   print(f"{output}: {what}")
 
@@ -155,7 +160,8 @@ def draw_filters(
     columns = kernel.shape[2]
     tiles = kernel.transpose(3, 2, 0, 1).reshape(-1, *kernel.shape[:2], 1)
   else:
-    columns = min(_MOST_IN_ROW, kernel.shape[3])
+    count = kernel.shape[3]
+    columns = min(max(_IN_ROW, math.isqrt(count)), count)
     tiles = kernel.transpose(3, 0, 1, 2)
   largest = np.abs(tiles).max(axis=(1, 2, 3), keepdims=True)
   tiles = 0.5 + 0.5 * tiles / np.maximum(largest, np.finfo(np.float32).tiny)
@@ -177,7 +183,7 @@ def draw_maps(
   low = tiles.min(axis=(1, 2), keepdims=True)
   spread = tiles.max(axis=(1, 2), keepdims=True) - low
   tiles = (tiles - low) / np.maximum(spread, np.finfo(np.float32).tiny)
-  return _grid(tiles, min(_MOST_IN_ROW // 2, len(tiles)))
+  return _grid(tiles, min(_IN_ROW // 2, len(tiles)))
 
 
 def _grid(

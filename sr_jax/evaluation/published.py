@@ -38,7 +38,7 @@ class Published:
     weights: Paths under a folder of weights or names of interpolations, by
       scale; empty where the weights cannot be had.
     origin: Where the weights are to be had.
-    recipe: The config that trains it here, or "".
+    recipe: The config or command that trains it here, or "".
   """
 
   key: str
@@ -147,7 +147,7 @@ def match(
         "config, or add it to sr_jax/evaluation/published.toml"
       )
     return entries[key]
-  if name == "bicubic":
+  if name in ("bicubic", "sparse_coding"):
     return entries[name]
   stem = path.rpartition("/")[2].rpartition(".")[0]
   for entry in entries.values():

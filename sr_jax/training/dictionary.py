@@ -88,7 +88,7 @@ def _run(arguments: argparse.Namespace) -> None:
     result=result,
   )
   tables.print_table([row], Console())
-  config = {**vars(arguments), "seconds": round(seconds), "published": ""}
+  config = {**vars(arguments), "seconds": round(seconds)}
   weights.save(
     output,
     model,

@@ -15,6 +15,7 @@ from sr_jax.models import (
   BasicVSRPlusPlus,
   Interpolate,
   RRDBNet,
+  SparseCoding,
   describe,
 )
 from sr_jax.weights import tree
@@ -49,6 +50,7 @@ def test_by_kind():
   assert _match(FSRCNN(in_channels=3, out_channels=3)) is None
   assert _match(Interpolate(method="bicubic")) == "bicubic"
   assert _match(Interpolate(method="nearest")) is None
+  assert _match(SparseCoding()) == "sparse_coding"
 
 
 def test_what_the_weights_say_decides():
@@ -78,7 +80,7 @@ def test_every_system_has_its_table():
       assert set(by_scale) in (set(), scales), key
     assert bool(entry.weights) == bool(entry.origin or "bicubic" in key), key
     assert entry.ssim in ("per_channel", "window_3d"), key
-    if entry.recipe:
+    if entry.recipe.startswith("configs/"):
       file, _, variant = entry.recipe.partition(":")
       name = file.removesuffix(".py").replace("/", ".")
       assert importlib.import_module(name).get_config(variant)
