@@ -30,8 +30,8 @@ from sr_jax.ops.resize import imresize
 from sr_jax.weights import tree
 from sr_jax.weights.files import check_target, write_whole
 
-#: Tiles of a row, unless there are more than its square; and of a grid of inputs
-#: and outputs at most on each side.
+#: Tiles of a row, unless there are more than its square; inputs and outputs
+#: that are drawn at most.
 _IN_ROW, _MOST_PAIRS = 16, 16
 #: Pixels that a tile is enlarged to at least; between tiles; of a picture.
 _TILE, _GAP, _SIDE = 36, 2, 128
