@@ -16,7 +16,7 @@ FLAGS = flags.FLAGS
 flags.DEFINE_list(
   "weights",
   [],
-  "Weight files (.safetensors, .mat), workdirs of training runs, or bicubic, "
+  "Weights (.safetensors, .pth, .mat, ncnn), workdirs of runs, or bicubic, "
   "bilinear, nearest. {scale} in a path is filled in from --scales.",
 )
 flags.DEFINE_list(

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from etils import epath
 
@@ -15,7 +15,7 @@ from sr_jax.evaluation.networks import (
   load_enlarger,
   load_network,
 )
-from sr_jax.evaluation.published import Published, families
+from sr_jax.evaluation.published import Published, families, plain
 from sr_jax.inference import kind
 
 #: What a user can put right; anything else keeps its traceback.
@@ -30,11 +30,13 @@ class Job:
     label: Of the network.
     dataset: As the user or the table calls it.
     scale: Enlargement.
-    network: None where there is a problem.
+    network: None where there is a problem, or until `loaded`.
     published: What it is compared with.
     of_table: It is a row of a published table: measured as that was, on its
       colour alone, with its SSIM and, of clips, its degradation.
     problem: Why there is no network.
+    spec: Of the network that is loaded when its turn comes: a table has more of
+      them than memory should hold.
   """
 
   label: str
@@ -44,6 +46,21 @@ class Job:
   published: Published | None = None
   of_table: bool = False
   problem: str = ""
+  spec: str = ""
+
+  def loaded(self) -> "Job":
+    """With its network.
+
+    Raises:
+      FileNotFoundError, ValueError: as `load_network`; or `problem`.
+    """
+    if self.problem:
+      raise ValueError(self.problem)
+    if self.network is not None:
+      return self
+    return dataclasses.replace(
+      self, network=_load_network(self.spec, scale=self.scale)
+    )
 
   @property
   def kind(self) -> str | None:
@@ -54,6 +71,10 @@ class Job:
   def channels(self) -> int | None:
     """That the network takes."""
     return self.network and self.network.channels
+
+
+#: A row's network is mostly that of the row before, or of another scale.
+_load_network = functools.lru_cache(maxsize=4)(load_network)
 
 
 def wanted_scale(text: str | int) -> int:
@@ -109,17 +130,18 @@ def table_jobs(
 ) -> list[Job]:
   """Every published figure of the tables, "all" of them or some."""
   known = families()
-  chosen = {name.lower() for name in benchmarks}
-  load = functools.cache(load_network)
+  chosen = {plain(name) for name in benchmarks}
   jobs = []
-  for name in [*known] if "all" in names else names:
-    if name not in known:
+  for name in names:
+    if name not in (*known, "all"):
       raise ValueError(
         f"--table: '{name}' is not one of {sorted([*known, 'all'])}"
       )
+  for name in known if "all" in names else names:
     for entry in known[name]:
       for dataset, scale in entry.figures:
-        if dataset in (chosen or {dataset}) and scale in (scales or {scale}):
+        wanted = not chosen or plain(dataset) in chosen
+        if wanted and scale in (scales or {scale}):
           job = Job(
             label=entry.title,
             dataset=dataset,
@@ -127,27 +149,17 @@ def table_jobs(
             published=entry,
             of_table=True,
           )
-          jobs.append(_load(job, entry, data_dir, load))
+          try:
+            found = {"spec": _find(entry, scale, data_dir)}
+          except FileNotFoundError as error:
+            found = {"problem": str(error)}
+          jobs.append(dataclasses.replace(job, **found))
   if not jobs:
     raise ValueError(
       f"--table: nothing was published of {list(names)} for the --benchmarks "
       "and --scales given; leave them out to see what was"
     )
   return jobs
-
-
-def _load(
-  job: Job,
-  entry: Published,
-  data_dir: str | None,
-  load: Callable[..., Network],
-) -> Job:
-  """The job with its network, or with what is missing."""
-  try:
-    network = load(_find(entry, job.scale, data_dir), scale=job.scale)
-  except USER_ERRORS as error:
-    return dataclasses.replace(job, problem=str(error))
-  return dataclasses.replace(job, network=network)
 
 
 def _find(entry: Published, scale: int, data_dir: str | None) -> str:
@@ -160,7 +172,9 @@ def _find(entry: Published, scale: int, data_dir: str | None) -> str:
   if spec in INTERPOLATIONS:
     return spec
   if spec is None:
-    trained = f"; train it by {entry.recipe}" if entry.recipe else ""
+    trained = ""
+    if entry.recipe:
+      trained = f"; train it by {entry.recipe}, and give the run by --weights"
     raise FileNotFoundError(
       f"of {entry.source} no weights can be had that are read here{trained}"
     )

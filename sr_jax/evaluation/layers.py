@@ -24,7 +24,7 @@ from jaxtyping import Float, UInt8
 from sr_jax.data.sources import read_image
 from sr_jax.evaluation.benchmark import crop_to_multiple
 from sr_jax.evaluation.networks import INTERPOLATIONS, Network, load_network
-from sr_jax.models import SparseCoding, feature_maps
+from sr_jax.models import SparseCoding, example_inputs, feature_maps
 from sr_jax.ops.color import rgb_to_y
 from sr_jax.ops.resize import imresize
 from sr_jax.weights import tree
@@ -93,12 +93,15 @@ def _maps(
   hr = crop_to_multiple(read_image(epath.Path(image).expanduser()), scale)
   lr = np.asarray(imresize(hr / 255.0, 1 / scale), np.float32)
   lr = lr[:_SIDE, :_SIDE]
-  if getattr(model, "in_channels", 3) == 1:
-    lr = np.asarray(rgb_to_y(lr))
-  inputs = [jnp.asarray(lr)[None]]
-  if hasattr(model, "num_frames") or hasattr(model, "spynet_widths"):
-    frames = getattr(model, "num_frames", None) or 2
-    inputs = [jnp.repeat(inputs[0][:, None], frames, axis=1)]
+  inputs = []
+  for example in example_inputs(model):
+    if len(example.shape) < 4:
+      raise ValueError(f"a {type(model).__name__} takes no picture")
+    size = getattr(model, "input_shape", lr.shape)[:2]
+    given = np.asarray(imresize(lr, shape=size), np.float32)
+    if example.shape[-1] == 1:
+      given = np.asarray(rgb_to_y(given))
+    inputs.append(jnp.broadcast_to(given, (*example.shape[:-3], *given.shape)))
   found = feature_maps(model, network.variables, *inputs)
   name = _chosen(layer, list(found))
   return name, np.asarray(found[name][0], np.float32)

@@ -72,17 +72,11 @@ def load_network(
     module = build_network(model)
     try:
       variables = weights.from_torch(module, weights.read_pth(path))
+      weights.check_scale(module, scale)
     except ValueError as error:
       raise ValueError(f"{path} as --model={model}: {error}") from error
   else:
     module, variables = weights.load(path, scale=scale)
-  own = getattr(module, "scale", scale)
-  if scale not in (None, own):
-    raise ValueError(
-      f"{path} is trained for x{own}, but --scales asks for x{scale}; leave "
-      "--scales out, or give the weights of that scale (a path may hold "
-      f"'{_SCALE}')"
-    )
   name, arguments = describe(module)
   config = {}
   if path.suffix == ".safetensors":

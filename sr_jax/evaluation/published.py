@@ -57,9 +57,9 @@ class Published:
     """The figure of one set, scale and colour, if one was published."""
     if colour != self.colour:
       return None
-    wanted = _plain(dataset)
+    wanted = plain(dataset)
     for (name, factor), figure in self.figures.items():
-      if (_plain(name), factor) == (wanted, scale):
+      if (plain(name), factor) == (wanted, scale):
         return figure
     return None
 
@@ -71,12 +71,13 @@ class Published:
     for path in self.weights.values():
       name = path.rpartition("/")[2].rpartition(".")[0]
       name = re.sub(r"-[0-9a-f]{8}$", "", name)
-      if len(name) > 2 and re.fullmatch(rf"{name}(-[0-9a-f]{{8}})?", stem):
+      same = rf"{re.escape(name)}(-[0-9a-f]{{8}})?"
+      if len(name) > 2 and re.fullmatch(same, stem):
         return True
     return False
 
 
-def _plain(dataset: str) -> str:
+def plain(dataset: str) -> str:
   """Vimeo-90K-T is vimeo90k-t."""
   return dataset.lower().replace("-", "")
 

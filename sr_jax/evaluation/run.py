@@ -45,6 +45,9 @@ from sr_jax.weights.files import check_target, write_whole
 
 _Prepared = PreparedBenchmark | PreparedClips | None
 
+#: Bytes of images that wait prepared for further networks, about.
+_MOST_HELD = 2 << 30
+
 
 def run(
   *,
@@ -239,9 +242,11 @@ def _evaluate(
       )
       title = f"{job.label}, {job.dataset} x{job.scale}"
       how = (options["degradation"], options["ssim_flavour"])
-      key = (job.dataset, job.scale, job.kind, job.channels, *how)
       try:
+        job = hosts.together(job.loaded, USER_ERRORS)
+        key = (job.dataset, job.scale, job.kind, job.channels, *how)
         if key not in prepared:
+          _make_room(prepared)
           progress.reset(task, description=f"{title}: preparing", total=None)
           make = functools.partial(_prepare, job, options, advance)
           prepared[key] = hosts.together(make, USER_ERRORS)
@@ -268,6 +273,15 @@ def _evaluate(
         found = same or found
       rows += [dataclasses.replace(row, result=x) for x in found]
   return rows
+
+
+def _make_room(prepared: dict[tuple[Any, ...], _Prepared]) -> None:
+  """Drops the sets that were prepared first where they take much memory."""
+  while prepared:
+    sets = [x for x in prepared.values() if isinstance(x, PreparedBenchmark)]
+    if sum(a.nbytes for x in sets for a in (*x.lr, *x.hr)) < _MOST_HELD:
+      return
+    del prepared[next(iter(prepared))]
 
 
 def _prepare(

@@ -25,6 +25,8 @@ _ZOOM = 2
 #: Gradients of first and second order, along rows and along columns.
 _FILTERS = ((-1, 0, 1), (1, 0, -2, 0, 1))
 _NUM_FEATURES = _PATCH**2 * _ZOOM**2 * 2 * len(_FILTERS)
+#: Times the patches that are learned from are chosen from at most.
+_MOST_SEEN = 16
 #: Of patches that are coded at a time.
 _CHUNK = 4096
 _EPSILON = 1e-8
@@ -128,7 +130,7 @@ def fit(
   `high` by least squares.
   """
   pick, begin, order = jax.random.split(key, 3)
-  low, high = _pairs(model.scale, images)
+  low, high = _pairs(model.scale, images, _MOST_SEEN * num_patches)
   length = np.linalg.norm(low, axis=1)
   rough = np.flatnonzero(length > np.median(length))
   chosen = jax.random.permutation(pick, len(rough))[:num_patches]
@@ -226,22 +228,26 @@ def _least_squares(
 
 
 def _pairs(
-  scale: int, images: Sequence[np.ndarray]
+  scale: int, images: Sequence[np.ndarray], most: int
 ) -> tuple[Float[np.ndarray, "n d"], Float[np.ndarray, "n p"]]:
-  """Features of every patch, and what bicubic interpolation lacks there."""
+  """Features of patches, and what bicubic interpolation lacks there.
+
+  Of each so many-th patch where there are more than `most`.
+  """
   lows, highs = [], []
+  sides = [[side // scale for side in np.shape(x)[:2]] for x in images]
+  every = -(-sum(h * w for h, w in sides) // most)
   for image in images:
     hr = np.asarray(image, np.float32).reshape(*np.shape(image)[:2], 1)
     height, width = (side // scale for side in hr.shape[:2])
     hr = hr[: height * scale, : width * scale]
     lr = imresize(hr, 1 / scale)
-    lows.append(
-      np.asarray(_features(jnp.asarray(lr))).reshape(-1, _NUM_FEATURES)
-    )
+    low = np.asarray(_features(jnp.asarray(lr))).reshape(-1, _NUM_FEATURES)
+    lows.append(low[::every])
     lack = jnp.asarray(hr - np.asarray(_up(jnp.asarray(lr), scale)))
     cells = lack.reshape(height, scale, width, scale).swapaxes(1, 2)
     cells = cells.reshape(height, width, scale * scale)
-    highs.append(np.asarray(_windows(cells)).reshape(len(lows[-1]), -1))
+    highs.append(np.asarray(_windows(cells)).reshape(len(low), -1)[::every])
   return np.concatenate(lows), np.concatenate(highs)
 
 

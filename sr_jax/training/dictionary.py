@@ -54,6 +54,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace) -> None:
   output = epath.Path(arguments.output).expanduser()
+  if output.suffix != ".safetensors":
+    raise ValueError(f"--output: '{output}' does not end in .safetensors")
   check_target(output)
   for name in ("scale", "atoms", "patches", "batches"):
     if (value := getattr(arguments, name)) < 1:

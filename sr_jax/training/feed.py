@@ -163,6 +163,6 @@ class Watched:
     closing.join(_CLOSING)
     # A worker that hangs, or was stopped, would outlive this process; without
     # it the rest can end.
-    for worker in multiprocessing.active_children():
+    for worker in multiprocessing.active_children() * closing.is_alive():
       worker.kill()
     closing.join(_CLOSING)

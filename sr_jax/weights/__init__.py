@@ -2,7 +2,7 @@
 
 from sr_jax.weights.interpolation import interpolate
 from sr_jax.weights.mat import load_mat
-from sr_jax.weights.native import load, save
+from sr_jax.weights.native import check_scale, load, save
 from sr_jax.weights.ncnn import read_ncnn
 from sr_jax.weights.ncnn_networks import load_ncnn
 from sr_jax.weights.pth import is_pth, read_pth
@@ -12,6 +12,7 @@ from sr_jax.weights.vgg import load_vgg19
 from sr_jax.weights.write_pth import write_pth
 
 __all__ = [
+  "check_scale",
   "from_torch",
   "interpolate",
   "is_pth",

@@ -56,9 +56,14 @@ def inspect(file: str, scale: int | None, layers: bool) -> int:
     "network": f"{type(model).__name__}, build('{name}', ...)",
     "arguments": _arguments(arguments, usual),
     "parameters": f"{sum(x.size for x in params.values()):,}",
-    "stored as": ", ".join(sorted(_dtypes(path, kind))) or "float16 or float32",
-    "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+    "stored as": ", ".join(sorted(_dtypes(path, kind))),
   }
+  files = [path]
+  if kind == "ncnn":
+    files = [path.with_suffix(suffix) for suffix in (".param", ".bin")]
+  for each in files:
+    digest = hashlib.sha256(each.read_bytes()).hexdigest()
+    lines["sha256" + f" {each.suffix}" * (len(files) > 1)] = digest
   for key in ("figures", "config"):
     if record.get(key):
       lines[key] = json.dumps(record[key])
@@ -123,6 +128,9 @@ def diff(first: str, second: str, scale: int | None) -> int:
 
   Returns:
     1 where they differ, else 0.
+
+  Raises:
+    ValueError: they are of two networks.
   """
   models, flats = [], []
   for file in (first, second):
@@ -182,14 +190,16 @@ def _arguments(arguments: dict[str, Any], usual: dict[str, Any]) -> str:
 
 
 def _dtypes(path: epath.Path, kind: str) -> set[str]:
-  """Of the arrays in the file; ncnn's are as each layer has it."""
+  """Of the arrays in the file, as far as its reader tells."""
   if kind == "pth":
     arrays = unwrap(read_pth(path))
   elif kind == "safetensors":
     arrays = read_arrays(path.read_bytes())
   else:
-    return {"float64"} if kind == "mat" else set()
-  return {np.asarray(value).dtype.name for value in arrays.values()}
+    return {"float64" if kind == "mat" else "float16 or float32"}
+  names = {np.asarray(value).dtype.name for value in arrays.values()}
+  # The readers make float32 of bfloat16, which NumPy has not.
+  return {"float32 or bfloat16" if x == "float32" else x for x in names}
 
 
 def _table(*headings: str) -> Table:

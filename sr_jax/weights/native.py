@@ -113,12 +113,25 @@ def load(
       model, variables = _of_incumbents(path, read_pth(path), scale)
     case _:
       model, variables = _from_safetensors(path, scale)
-  if scale not in (None, getattr(model, "scale", scale)):
-    raise ValueError(
-      f"{path} is a network for x{getattr(model, 'scale', '?')}, and scale "
-      f"{scale} was asked for; give the file of that scale"
-    )
+  try:
+    check_scale(model, scale)
+  except ValueError as error:
+    raise ValueError(f"{path} {error}") from None
   return model, variables
+
+
+def check_scale(model: Any, scale: int | None) -> None:
+  """Refuses a network for another enlargement than was asked for.
+
+  Raises:
+    ValueError: it is one.
+  """
+  own = getattr(model, "scale", scale)
+  if scale not in (None, own):
+    raise ValueError(
+      f"is a network for x{own}, and scale {scale} was asked for; give the "
+      "file of that scale, or leave the scale out"
+    )
 
 
 def file_kind(path: epath.PathLike) -> str:

@@ -16,6 +16,7 @@ _TITLES = {"rrdbnet": "RRDBNet x4", "srvggnet": "SRVGGNetCompact"}
 _OPTIONAL = {
   "Convolution": (2, 3, 11, 12, 13, 14, 15, 16, 18),
   "BinaryOp": (0, 1),
+  "PixelShuffle": (1,),
   "Concat": (0,),
 }
 
@@ -83,7 +84,7 @@ class _Walk:
         x = self._take("PReLU", [x])
         layers += 1
     scale = self._peek().layer.params.get(0)
-    x = self._take("PixelShuffle", [x], {0: scale})
+    x = self._take("PixelShuffle", [x], {0: scale, 1: 0})
     base = self._take("Interp", [lr], {0: 1, 1: scale, 2: scale})
     self._take("BinaryOp", [x, base], {0: 0})
     if self._at < len(self._nodes) and self._peek().layer.kind == "Interp":

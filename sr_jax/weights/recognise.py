@@ -44,10 +44,12 @@ class _Known(NamedTuple):
     telling: Patterns of names that it has, and no other network here.
     arguments: What the shapes say; where they do not (an array is not there),
       the paper's, and `from_torch` says what is missing.
+    alone: A pattern that all of its names have, where others have such names.
   """
 
   telling: tuple[str, ...]
   arguments: dict[str, _Argument]
+  alone: str = ""
 
 
 def _root(product: int, factor: int) -> int:
@@ -186,6 +188,7 @@ _KNOWN: dict[str, _Known] = {
         s[f"conv{i}.weight"][2] for i in (1, 2, 3)
       ),
     },
+    r"conv[123]\.(weight|bias)$",
   ),
   "fsrcnn": _Known(
     (r"(first|mid|last)_part\.", r"mid_part\.\d+\."),
@@ -307,20 +310,34 @@ def recognise(
       not.
 
   Returns:
-    The network, for `from_torch`. What no array says is the paper's: EDSR's
-    residual scale (0.1 of the large one) and range, EDVR's centre frame, the
-    key frames of IconVSR. Where it is another, build the network yourself.
+    The network, for `from_torch`. What no array says is the paper's, or the
+    default: EDSR's residual scale (0.1 of the large one) and range, EDVR's
+    centre frame, IconVSR's key frames, BasicVSR++'s largest residue, the
+    U-Net's skip connections, borders. Where it is another, build the network
+    yourself.
 
   Raises:
     ValueError: the names are no network's here, a size is none that a network
       has, or the scale is needed and not given, or is another.
   """
   arrays = unwrap(state_dict)
-  shapes = {key: np.shape(value) for key, value in arrays.items()}
+  shapes = {
+    key: tuple(value.shape)
+    for key, value in arrays.items()
+    if hasattr(value, "shape")
+  }
   for name, known in _KNOWN.items():
     own = _Shapes((renamed(_class(name), k), v) for k, v in shapes.items())
-    if all(own.has(pattern) for pattern in known.telling):
+    others = known.alone and not all(re.match(known.alone, key) for key in own)
+    if all(own.has(pattern) for pattern in known.telling) and not others:
       return _build(name, own, scale)
+  inside = [key for key, value in arrays.items() if isinstance(value, Mapping)]
+  if inside:
+    raise ValueError(
+      f"it holds {', '.join(map(repr, inside[:6]))}, each with names of its "
+      "own; read it with sr_jax.weights.read_pth, and give the one that is the "
+      "network's to recognise and from_torch"
+    )
   some = "; ".join(f"{key} {shape}" for key, shape in list(shapes.items())[:6])
   raise ValueError(
     f"the names are no network's that is known here: {len(shapes)} arrays, "
@@ -346,7 +363,7 @@ def _build(name: str, shapes: _Shapes, scale: int | None) -> Any:
     if scale is None:
       raise ValueError(
         f"the arrays are those of {name}, which do not tell the enlargement; "
-        "give scale="
+        "give scale=3, or --scale=3 (of eval.py --scales=3), or what it is"
       )
     arguments["scale"] = scale
   tree.check_arguments(arguments)

@@ -270,7 +270,11 @@ _RENAMES: dict[type, Renames] = {
     ),
   ),
   SPyNet: MMAGIC_SPYNET,
-  MSRResNet: ((r"^trunk_net\.", lambda m: "body."), *UPSAMPLES),
+  MSRResNet: (
+    (r"^(trunk_net|recon_trunk)\.", lambda m: "body."),
+    (r"^HRconv\.", lambda m: "conv_hr."),
+    *UPSAMPLES,
+  ),
   VGG19: (
     (
       rf"^vgg_net\.({'|'.join(VGG_LAYERS)})\.",

@@ -19,7 +19,10 @@ Flat = dict[str, np.ndarray]
 # What a description may ask for: tracing a network takes time for each layer,
 # and the matrices of an interpolation take memory.
 _MAX_LENGTH = 32
-_LIMITS = {"scale": 16, "blocks": 256, "frames": 256, "padding": 256}
+_LIMITS = {
+  **{"scale": 16, "blocks": 256, "frames": 256, "padding": 256},
+  "projections": 256,
+}
 _LIMIT = 1 << 14
 
 

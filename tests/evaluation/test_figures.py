@@ -41,9 +41,9 @@ _BICUBIC = {
 }
 
 
-def _records(tmp_path, **arguments):
+def _records(tmp_path, code=0, **arguments):
   out = tmp_path / "out.json"
-  assert run.run(json_path=str(out), **arguments) == 0
+  assert run.run(json_path=str(out), **arguments) == code
   return json.loads(out.read_text())
 
 
@@ -99,11 +99,14 @@ def test_every_published_figure_has_a_row(data_dir, tmp_path):
     benchmarks=["set5"],
     scales=[4],
     data_dir=str(data_dir),
+    code=1,
   )
-  assert [record["network"] for record in records] == [
-    "FSRCNN (T91+General-100)",
-    "FSRCNN-s (T91+General-100)",
+  assert [(record["network"], "psnr" in record) for record in records] == [
+    ("FSRCNN (T91+General-100)", True),
+    ("FSRCNN (T91)", False),  # nobody has its weights
+    ("FSRCNN-s (T91+General-100)", True),
   ]
+  assert records[1]["published"]["psnr"] == 30.55
 
 
 def test_scale_is_told_by_the_name_of_a_mat(data_dir, capsys):

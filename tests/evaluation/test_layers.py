@@ -12,10 +12,14 @@ from sr_jax.evaluation import layers
 from sr_jax.models import (
   FSRCNN,
   BasicVSR,
+  DCGANGenerator,
   MSRResNet,
   SparseCoding,
+  SPyNet,
+  SRGANDiscriminator,
   feature_maps,
 )
+from tests.weights.test_torch import filled
 
 TINY = FSRCNN(scale=2, num_features=4, shrink_features=2, num_blocks=1)
 
@@ -110,12 +114,19 @@ def test_the_command(saved, picture, tmp_path, capsys):
   assert cv2.imread(str(out)).shape == (40 + 4, 4 * 32 + 2, 3)
 
 
-def test_networks_of_clips_are_shown_the_picture_twice(picture, tmp_path):
-  model = BasicVSR(num_features=4, num_blocks=1, spynet_widths=(2,))
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  "model",
+  [
+    BasicVSR(num_features=4, num_blocks=1, spynet_widths=(2,)),
+    SPyNet(widths=(2,)),
+    SRGANDiscriminator(num_features=1),
+  ],
+)
+def test_networks_that_take_more_than_a_picture(model, picture, tmp_path):
+  """Clips and pairs of it, or one of the size that they are for."""
   path, out = tmp_path / "net.safetensors", tmp_path / "out.png"
-  lr = jax.ShapeDtypeStruct((1, 2, 16, 16, 3), jnp.float32)
-  shapes = jax.eval_shape(model.init, jax.random.key(0), lr)
-  weights.save(path, model, jax.tree.map(lambda x: np.ones(x.shape), shapes))
+  weights.save(path, model, filled(model))
   assert layers.main([str(path), f"--output={out}", f"--image={picture}"]) == 0
   assert out.exists()
 
@@ -137,10 +148,13 @@ def test_atoms_of_sparse_coding(tmp_path):
 
 def test_mistakes_are_one_line(saved, picture, tmp_path, capsys):
   path, out = saved[0], tmp_path / "out.png"
+  dcgan, model = tmp_path / "dcgan.safetensors", DCGANGenerator(num_features=1)
+  weights.save(dcgan, model, filled(model))
   for arguments, message in (
     ([path, f"--output={tmp_path / 'out.jpg'}"], "does not end in .png"),
     ([path, f"--output={out}", "--layer=conv"], "'conv' is not one of ['feat"),
     (["bicubic", f"--output={out}"], "'bicubic' has no layers"),
+    ([dcgan, f"--output={out}", f"--image={picture}"], "takes no picture"),
     ([tmp_path / "gone", f"--output={out}"], "there is no weight file"),
     ([path, f"--output={out}", f"--image={path}"], str(path)),
     ([path, f"--output={tmp_path / 'gone' / 'x.png'}"], "there is no folder"),

@@ -112,7 +112,8 @@ def test_a_missing_set_is_a_row_with_the_loaders_message(
 
 
 def test_published_tables_say_what_is_missing(capsys, tmp_path):
-  code = run.run(table=["srcnn"], scales=[4], data_dir=str(tmp_path))
+  missing = {"data_dir": str(tmp_path)}
+  code = run.run(table=["srcnn"], scales=[4], **missing)
   assert code == 2
   printed = capsys.readouterr().out
   wanted = tmp_path / "weights" / "srcnn" / "9-1-5_t91" / "x4.mat"
@@ -125,6 +126,8 @@ def test_published_tables_say_what_is_missing(capsys, tmp_path):
   assert "x3" not in printed
   # What was published is told all the same.
   assert re.search(r"set5 +x4 +Y +30\.09", printed)
+  assert run.run(table=["fsrcnn"], benchmarks=["set-5"], **missing) == 2
+  assert "fsrcnn/fsrcnn/x2.mat" in capsys.readouterr().out
   assert run.run(table=["srresnet"], data_dir=str(tmp_path)) == 2
   printed = capsys.readouterr().out
   assert "no weights can be had" in printed
@@ -201,6 +204,7 @@ def test_a_published_figure_beside_ours(capsys, tmp_path):
     ({"weights": ["bicubic"], "scales": ["0"]}, "'0' is not a positive"),
     ({"weights": ["/no/such.mat"]}, "there is no weight file /no/such.mat"),
     ({"weights": ["x{scale}.mat"]}, "'x{scale}.mat' needs a scale"),
+    ({"table": ["all", "edrs"]}, "'edrs' is not one of ['all', 'basicvsr', "),
     ({"table": ["edrs"]}, "'edrs' is not one of ['all', 'basicvsr', 'basi"),
     ({"table": ["srcnn"], "scales": [8]}, "nothing was published of"),
     (

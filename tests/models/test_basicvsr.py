@@ -149,6 +149,7 @@ def test_a_network_for_mirrored_clips_may_be_called_otherwise():
   assert np.abs(wrong - plain).max() > 1e-4
 
 
+@pytest.mark.slow
 def test_a_clip_of_full_size_keeps_it():
   """What is added to it is all that is learned; odd sides are padded inside."""
   lr = _clip(1, 3, 18, 21, 3)

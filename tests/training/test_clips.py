@@ -105,7 +105,10 @@ def _mmagic(key):
 @pytest.mark.parametrize(
   "wrapped",
   [
-    lambda names: {f"module.{key}": value for key, value in names.items()},
+    pytest.param(
+      lambda names: {f"module.{key}": value for key, value in names.items()},
+      marks=pytest.mark.slow,
+    ),
     lambda names: {_mmagic(key): value for key, value in names.items()},
     lambda names: {f"spynet.{key}": value for key, value in names.items()},
   ],

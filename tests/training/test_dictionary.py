@@ -10,6 +10,7 @@ from tests.training import runs
 
 
 def _run(folder, *arguments):
+  """The last of arguments that are there twice is taken."""
   return dictionary.main(
     [
       f"--images={folder}",
@@ -43,6 +44,7 @@ def test_it_is_learned_measured_and_written(tmp_path, capsys):
     ("--atoms=0", "--atoms: 0 is not a positive number"),
     ("--images=/no/such", "/no/such"),
     ("--atoms=4000", "fewer than num_atoms 4000"),
+    ("--output=x2.pth", "'x2.pth' does not end in .safetensors"),
   ],
 )
 def test_mistakes_are_one_line(tmp_path, capsys, argument, message):

@@ -38,7 +38,7 @@ def test_inspect(pth, capsys):
     "MSRResNet, build('msrresnet', ...)",
     "scale=2, num_features=4, num_blocks=2 (in_channels=3, out_channels=3,",
     f"parameters  {count:,}",
-    "float32",
+    "float32 or bfloat16",
     hashlib.sha256(pth.read_bytes()).hexdigest(),
   ):
     assert part in printed

@@ -3,8 +3,10 @@
 import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.flax
 import safetensors.numpy
 
 from sr_jax import models
@@ -132,6 +134,18 @@ def test_esrgan_s_older_names(renames, tmp_path):
   jax.tree.map(np.testing.assert_array_equal, back, variables)
 
 
+def test_msrresnet_s_older_names():
+  """As BasicSR had them before 2020."""
+  model, state_dict = _small()
+  older = {
+    re.sub(r"^conv_hr", "HRconv", re.sub(r"^body", "recon_trunk", key)): value
+    for key, value in state_dict.items()
+  }
+  assert recognise(older) == model
+  want = from_torch(model, state_dict)
+  jax.tree.map(np.testing.assert_array_equal, from_torch(model, older), want)
+
+
 def _small():
   model = models.MSRResNet(scale=2, num_features=4, num_blocks=2)
   return model, to_torch(model, filled(model))
@@ -174,6 +188,11 @@ def test_wrappings_and_half_precision(tmp_path):
   have, variables = load(path, scale=2)
   assert have == model
   jax.tree.map(np.testing.assert_array_equal, variables, want)
+  # bfloat16 is what is left of float32 without its lower half.
+  short = {key: value.astype(jnp.bfloat16) for key, value in half.items()}
+  path.write_bytes(safetensors.flax.save(short))
+  want = from_torch(model, {k: np.float32(v) for k, v in short.items()})
+  jax.tree.map(np.testing.assert_array_equal, load(path)[1], want)
 
 
 def test_what_does_not_fit_is_named(tmp_path):
@@ -200,9 +219,14 @@ def test_what_is_not_known_is_refused(tmp_path):
   for content, message in (
     (arrays, r"9 arrays, layers.0.weight \(1, 2\);.*Known are .*rrdbnet"),
     ({}, "none at all"),
-    ({"params": [1, 2]}, "params"),
+    ({"params": [1, 2]}, "none at all"),
     ([np.zeros(3)], "is a list; the rule is a mapping"),
-    ({"conv_first.weight": "text"}, "known"),
+    ({"conv_first.weight": "text"}, "none at all"),
+    ({"epoch": 1, "loss": [[1, 2], [3]], "net": arrays}, "it holds 'net', eac"),
+    (
+      {f"conv{i}.weight": np.zeros((4, 4, 3, 3)) for i in (1, 2, 3, 4)},
+      "no network's that is known",
+    ),
   ):
     write_pth(path, content)
     with pytest.raises(ValueError, match=message):
