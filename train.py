@@ -1,7 +1,7 @@
 """Trains a recipe, or goes on with one that was stopped.
 
 python train.py --config=configs/quickstart.py
-python train.py --config=configs/fsrcnn.py:x3,adam --data_dir=/path/to/sets
+python train.py --config=configs/fsrcnn.py:x3,muon --data_dir=/path/to/sets
 python train.py --config=configs/quickstart.py --config.data.train=/my/photos
 python train.py --config=configs/esrgan.py --aot=v5e:2x2
 

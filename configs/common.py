@@ -76,6 +76,11 @@ def adam(*, b1: float = 0.9, b2: float = 0.999) -> ConfigDict:
   return _optimizer(name="adam", b1=b1, b2=b2)
 
 
+def muon(*, beta: float = 0.95) -> ConfigDict:
+  """Jordan et al. 2024: momentum made orthogonal; Adam for all but kernels."""
+  return _optimizer(name="muon", beta=beta)
+
+
 def sgd(*, momentum: float) -> ConfigDict:
   """Stochastic gradient descent with momentum."""
   return _optimizer(name="sgd", momentum=momentum)

@@ -61,8 +61,41 @@ def _path(path: Any) -> str:
   return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
+def _matrices(params: Any) -> Any:
+  """Kernels as matrices, what goes in by what comes out; the rest is None.
+
+  Convolutions have four axes, dense layers two; blocks that `nn.scan` stacks
+  have one more in front.
+  """
+
+  def leaf(path: Any, array: Any) -> Any:
+    if not _path(path).endswith("kernel") or array.ndim < 2:
+      return None
+    last = array.ndim - 1
+    return optax.contrib.MuonDimensionNumbers(
+      reduction_axis=tuple(range(array.ndim % 2, last)), output_axis=last
+    )
+
+  return jax.tree_util.tree_map_with_path(leaf, params)
+
+
+def _muon(
+  beta: float = 0.95, b1: float = 0.9, b2: float = 0.999
+) -> optax.GradientTransformation:
+  """Kernels by Muon (Jordan et al. 2024), all else by Nesterov's Adam."""
+  # Of the others here, too, the sign and the rate are the chain's.
+  return optax.contrib.muon(
+    -1.0,
+    beta=beta,
+    adam_b1=b1,
+    adam_b2=b2,
+    muon_weight_dimension_numbers=_matrices,
+  )
+
+
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
   "adam": optax.scale_by_adam,
+  "muon": _muon,
   "sgd": lambda momentum=0.0: optax.trace(momentum),
 }
 
@@ -84,7 +117,8 @@ def make_optimizer(
 
   Args:
     schedule: Learning rate of the step.
-    name: adam (`b1`, `b2`, `eps`) or sgd (`momentum`).
+    name: adam (`b1`, `b2`, `eps`), sgd (`momentum`), or muon (`beta`, and `b1`
+      and `b2` of the Adam that moves what is no kernel).
     multipliers: `(pattern, factor)` of the learning rate. A pattern is a
       regular expression searched in a parameter's path, "deconv/kernel"; the
       first that is found counts.
@@ -111,7 +145,7 @@ def make_optimizer(
   ]:
     if value < 0:
       raise ValueError(f"optimizer {argument} {value} is negative; 0 is none")
-  for argument in ("b1", "b2", "momentum"):
+  for argument in ("b1", "b2", "beta", "momentum"):
     value = hyper_parameters.get(argument, 0.0)
     if not 0 <= value < 1:
       raise ValueError(f"optimizer {argument} {value} is not in [0, 1)")

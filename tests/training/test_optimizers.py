@@ -1,4 +1,4 @@
-"""Updates against Adam and momentum SGD written out in NumPy."""
+"""Updates against Adam, momentum SGD and Muon written out in NumPy."""
 
 import jax
 import jax.numpy as jnp
@@ -90,6 +90,37 @@ def test_freezing_is_a_function_of_the_step(rule, start, stop):
   np.testing.assert_allclose(params["body"]["kernel"], expected, rtol=1e-5)
   expected = _numpy(("deconv", "bias"), rule, 7, factor=0.5)
   np.testing.assert_allclose(params["deconv"]["bias"], expected, rtol=1e-5)
+
+
+def test_muon_makes_the_kernel_s_momentum_orthogonal():
+  """And gives the rest to Adam; a stack of kernels is one matrix a block."""
+  rng = np.random.default_rng(0)
+  kernel = rng.normal(size=(3, 3, 2, 6)).astype(np.float32)
+  stacked = rng.normal(size=(2, 3, 3, 2, 6)).astype(np.float32)
+  bias = np.asarray([1.0, -2.0, 3.0], np.float32)
+  params = {"conv": {"kernel": kernel, "bias": bias}, "s": {"kernel": stacked}}
+  optimizer = make_optimizer(
+    constant(0.1), name="muon", multipliers=[("bias", 0.5)]
+  )
+  updates, _ = optimizer.update(
+    params, optimizer.init(params), params, step=jnp.asarray(0)
+  )
+
+  def check(update, gradient):
+    u, _, vt = np.linalg.svd(gradient.reshape(18, 6), full_matrices=False)
+    # Newton and Schulz's five steps bring each singular value near 1: the
+    # quintic of Jordan et al. leaves them between 0.7 and 1.2.
+    singular = np.diag(u.T @ np.asarray(update).reshape(18, 6) @ vt.T) / -0.1
+    assert np.all((singular > 0.65) & (singular < 1.25)), singular
+    off = u.T @ np.asarray(update).reshape(18, 6) @ vt.T
+    assert np.abs(off - np.diag(np.diag(off))).max() < 1e-4
+
+  check(updates["conv"]["kernel"], kernel)
+  for update, gradient in zip(updates["s"]["kernel"], stacked, strict=True):
+    check(update, gradient)
+  # Adam's first step is the sign; Nesterov's looks a step ahead.
+  expected = -0.05 * (1 + 0.9 * 0.1 / (1 - 0.9**2)) * np.sign(bias)
+  np.testing.assert_allclose(updates["conv"]["bias"], expected, rtol=1e-4)
 
 
 def test_clipping_and_decay():
