@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 
 from sr_jax.data import NAMED_SETS, Images, load_images
 from sr_jax.data.sources import data_root
@@ -31,9 +31,9 @@ from sr_jax.evaluation.results import (
 )
 from sr_jax.inference import super_resolve
 from sr_jax.metrics import NiqePrior, Protocol, load_prior
-from sr_jax.ops.color import rgb_to_y
+from sr_jax.ops.color import rgb_to_y, to_8_bits
 from sr_jax.ops.resize import imresize
-from sr_jax.types import AnyArray, Variables
+from sr_jax.types import Variables
 
 #: What `load_images` returns: names with 8-bit pictures.
 NamedImages = Sequence[tuple[str, np.ndarray]]
@@ -286,13 +286,6 @@ def _title(dataset: str) -> str:
   if dataset.lower() in NAMED_SETS:
     return NAMED_SETS[dataset.lower()].folders[0].partition("/")[0]
   return dataset.rstrip("/").rpartition("/")[2] or dataset
-
-
-def to_8_bits(image: Float[AnyArray, "h w c"]) -> UInt8[np.ndarray, "h w c"]:
-  """Clips to [0, 1] and rounds to the nearest of 256 levels."""
-  return np.round(np.clip(np.asarray(image, np.float64), 0, 1) * 255).astype(
-    np.uint8
-  )
 
 
 def crop_to_multiple(

@@ -22,11 +22,7 @@ import numpy as np
 from sr_jax import degradations
 from sr_jax.data import load_clips
 from sr_jax.data.temporal import mirror_extend
-from sr_jax.evaluation.benchmark import (
-  NamedImages,
-  crop_to_multiple,
-  to_8_bits,
-)
+from sr_jax.evaluation.benchmark import NamedImages, crop_to_multiple
 from sr_jax.evaluation.clip_protocols import (
   CLIP_PROTOCOLS,
   ClipProtocol,
@@ -41,6 +37,7 @@ from sr_jax.evaluation.results import (
 from sr_jax.inference import kind, restore_clip
 from sr_jax.inference.clips import ClipMemory
 from sr_jax.metrics import Protocol
+from sr_jax.ops.color import to_8_bits
 from sr_jax.ops.resize import imresize
 from sr_jax.types import Variables
 

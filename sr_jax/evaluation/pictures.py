@@ -7,8 +7,9 @@ import numpy as np
 from jaxtyping import UInt8
 
 from sr_jax import degradations
-from sr_jax.evaluation.benchmark import crop_to_multiple, to_8_bits
-from sr_jax.ops.color import rgb_to_ycbcr, ycbcr_to_rgb
+from sr_jax.evaluation.benchmark import crop_to_multiple
+from sr_jax.inference import in_colours_of
+from sr_jax.ops.color import to_8_bits
 from sr_jax.ops.resize import imresize
 
 Picture = UInt8[np.ndarray, "h w 3"]
@@ -59,9 +60,7 @@ def panels(
     elif grey:
       result[name] = output.repeat(3, axis=-1)
     else:
-      chroma = rgb_to_ycbcr(bicubic / 255.0)[..., 1:]
-      merged = np.concatenate([output / 255.0, chroma], axis=-1)
-      result[name] = to_8_bits(ycbcr_to_rgb(merged))
+      result[name] = to_8_bits(in_colours_of(bicubic / 255.0, output / 255.0))
   result[GROUND_TRUTH] = hr
   return result
 

@@ -7,7 +7,7 @@ JPEG (OpenCV's `cvtColor`) is another one and gives other tables.
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Shaped, UInt8
 
 from sr_jax.types import AnyArray
 
@@ -45,6 +45,13 @@ def to_float(image: Shaped[AnyArray, "*b"]) -> Float[AnyArray, "*b"]:
       "[0, 255]: convert it to one of them"
     )
   return image.astype(jnp.promote_types(image.dtype, dtype))
+
+
+def to_8_bits(image: Float[AnyArray, "*b"]) -> UInt8[np.ndarray, "*b"]:
+  """Clips [0, 1] and rounds to the nearest of 256 levels."""
+  return np.round(np.clip(np.asarray(image, np.float64), 0, 1) * 255).astype(
+    np.uint8
+  )
 
 
 def rgb_to_ycbcr(

@@ -16,6 +16,7 @@ from sr_jax.evaluation import (
 from sr_jax.evaluation.clip_protocols import CLIP_PROTOCOLS, clip_protocol
 from sr_jax.evaluation.results import BenchmarkResult, known_metrics
 from sr_jax.inference import restore_clip
+from sr_jax.ops.color import to_8_bits
 from sr_jax.training.experiment import Experiment
 from sr_jax.training.writers import Writers
 from sr_jax.types import Config, Variables
@@ -224,7 +225,7 @@ class Evaluator:
     ]
     middle = len(seen) // 2
     restored = list(restore_clip(model, variables, seen))[middle]
-    return result, frames[middle][1], benchmark.to_8_bits(restored)
+    return result, frames[middle][1], to_8_bits(restored)
 
   def _grid(self, variables: Variables) -> np.ndarray:
     """Samples side by side, uint8."""
@@ -232,7 +233,7 @@ class Evaluator:
     key = jax.random.key(self._config.seed)
     z = jax.random.normal(key, (rows * columns, self._parts.latent_features))
     samples = jax.jit(self._parts.model.apply)(variables, z)
-    images = np.stack([benchmark.to_8_bits(x) for x in np.asarray(samples)])
+    images = np.stack([to_8_bits(x) for x in np.asarray(samples)])
     _, h, w, c = images.shape
     grid = images.reshape(rows, columns, h, w, c).swapaxes(1, 2)
     return grid.reshape(rows * h, columns * w, c)
