@@ -1,7 +1,7 @@
 r"""Measures networks on benchmarks, beside bicubic and the published figures.
 
 python eval.py --weights=runs/fsrcnn --benchmarks=set5,set14
-python eval.py --weights='fsrcnn/x{scale}.mat' --scales=2,3,4 --report=out.html
+python eval.py --weights='fsrcnn_x{scale}' --scales=2,3,4 --report=out.html
 python eval.py --table=bicubic,srcnn,fsrcnn
 python eval.py --weights=BasicVSR_Vimeo90K_BIx4.pth --benchmarks=vid4
 """
@@ -16,8 +16,8 @@ FLAGS = flags.FLAGS
 flags.DEFINE_list(
   "weights",
   [],
-  "Weights (.safetensors, .pth, .mat, ncnn), workdirs of runs, or bicubic, "
-  "bilinear, nearest. {scale} in a path is filled in from --scales.",
+  "Weights (.safetensors, .pth, .mat, ncnn), workdirs of runs, fsrcnn_x3 and "
+  "others of the package, or bicubic, bilinear, nearest. {scale} is filled in.",
 )
 flags.DEFINE_list(
   "benchmarks", [], "Sets (set5, vid4, reds4, ...) or folders; default set5."

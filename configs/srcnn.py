@@ -43,6 +43,8 @@ def get_config(argument: str = "") -> ConfigDict:
   if len(kernels) > 1:
     raise ValueError(f"one set of kernel sizes at a time, not {kernels}")
   rgb = "mmagic" in words
+  if rgb and "muon" in words:
+    raise ValueError("mmagic is a recipe of its own; leave muon out")
   scale = common.scale_of(words, default=4 if rgb else 3)
   config.name = f"srcnn_{kernels[0]}_x{scale}{'_mmagic' if rgb else ''}"
   if kernels == ["915"]:
@@ -87,13 +89,12 @@ def _on_classical_images(config: ConfigDict, scale: int, *, fast: bool) -> None:
     config.name += "_muon"
     config.data.train = "t91+bsd200"
     config.data.patch_size = {2: 40, 3: 60, 4: 64}[scale]
-    config.data.batch_size = 8
+    config.data.batch_size = 4
     config.loss.name = "l1"
     config.optimizer = common.muon()
-    config.steps = 20_000
+    config.steps = 60_000
     config.schedule = common.cosine(7e-3, config.steps, eta_min=7e-6)
     config.ema_decay = 0.999
-    config.eval_every = 2500
     return
   config.data.train = "t91"
   config.loss.name = "mse"

@@ -165,6 +165,7 @@ def test_variants_have_workdirs_of_their_own():
     ("fsrcnn", "from=", "no variant 'from='"),
     ("fsrcnn", "x2,x3", "one scale at a time"),
     ("srcnn", "935,955", "one set of kernel sizes"),
+    ("srcnn", "mmagic,muon", "leave muon out"),
     ("srresnet", "from=x", "no variant 'from=x'"),
     ("esrgan", "psnr,unet", "psnr has no discriminator"),
     ("esrgan", "x3", "no variant 'x3'"),

@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     allow_abbrev=False,
   )
   add = parser.add_argument
-  add("weights", help="a weight file, or the workdir of a training run")
+  add("weights", help="as eval.py: a file, a workdir, or fsrcnn_x3")
   add("--output", required=True, help="the .png to write")
   add("--layer", help="its path, such as conv2; else the first")
   add("--image", help="a picture: its feature maps instead of filters")
@@ -115,7 +115,8 @@ def _kernel(
   if isinstance(network.model, SparseCoding):
     high = flat["params/high"]
     side = 3 * network.model.scale
-    return "high", _atoms(high, network.model.scale).reshape(side, side, 1, -1)
+    name = _chosen(layer, ["high"])
+    return name, _atoms(high, network.model.scale).reshape(side, side, 1, -1)
   kernels = {
     key.removeprefix("params/").removesuffix("/kernel"): value
     for key, value in flat.items()

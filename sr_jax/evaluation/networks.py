@@ -45,7 +45,8 @@ def load_network(
 
   Args:
     spec: A weight file, the workdir of a training run (its best weights, else
-      its last), or an interpolation; `{scale}` in a path is filled in.
+      its last), the name of a network that comes with the package, or an
+      interpolation; `{scale}` is filled in.
     scale: The scale that was asked for; None takes the file's own.
     model: What network a PyTorch checkpoint is of, where its names and shapes
       do not tell all of it; see `build_network`.
@@ -144,13 +145,15 @@ def label(spec: str) -> str:
 
   Those that are filled in differ from row to row, and tell nothing more.
   """
-  parts = [part for part in spec.split("/") if part and _SCALE not in part]
-  return "/".join(parts[-2:])
+  parts = [part for part in spec.split("/") if part]
+  told = [part for part in parts if _SCALE not in part]
+  told = told or [parts[-1].replace(f"_x{_SCALE}", "")]
+  return "/".join(told[-2:])
 
 
 def _find(spec: str) -> epath.Path:
   """The weight file of a spec, which may be a workdir."""
-  path = epath.Path(spec).expanduser()
+  path = weights.locate(spec)
   if not path.is_dir():
     return path
   for name in ("best", "last"):

@@ -8,8 +8,8 @@ from jaxtyping import UInt8
 
 from sr_jax import degradations
 from sr_jax.evaluation.benchmark import crop_to_multiple
-from sr_jax.inference import in_colours_of
-from sr_jax.ops.color import to_8_bits
+from sr_jax.inference import with_chroma
+from sr_jax.ops.color import rgb_to_ycbcr, to_8_bits
 from sr_jax.ops.resize import imresize
 
 Picture = UInt8[np.ndarray, "h w 3"]
@@ -60,7 +60,8 @@ def panels(
     elif grey:
       result[name] = output.repeat(3, axis=-1)
     else:
-      result[name] = to_8_bits(in_colours_of(bicubic / 255.0, output / 255.0))
+      chroma = rgb_to_ycbcr(bicubic / 255.0)[..., 1:]
+      result[name] = with_chroma(output / 255.0, chroma)
   result[GROUND_TRUTH] = hr
   return result
 

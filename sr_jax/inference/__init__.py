@@ -3,14 +3,14 @@
 from sr_jax.inference.clips import ClipMemory, super_resolve_clip
 from sr_jax.inference.frames import kind, restore_clip
 from sr_jax.inference.images import super_resolve
-from sr_jax.inference.pictures import in_colours_of, upscale
+from sr_jax.inference.pictures import upscale, with_chroma
 
 __all__ = [
   "ClipMemory",
-  "in_colours_of",
   "kind",
   "restore_clip",
   "super_resolve",
   "super_resolve_clip",
   "upscale",
+  "with_chroma",
 ]

@@ -8,15 +8,12 @@ from jaxtyping import Float, UInt8
 
 from sr_jax.inference.frames import kind
 from sr_jax.inference.images import super_resolve
-from sr_jax.ops.color import (
-  rgb_to_y,
-  rgb_to_ycbcr,
-  to_8_bits,
-  to_float,
-  ycbcr_to_rgb,
-)
+from sr_jax.ops.color import rgb_to_ycbcr, to_8_bits, to_float, ycbcr_to_rgb
 from sr_jax.ops.resize import imresize
 from sr_jax.types import AnyArray, Variables
+
+#: Rows that are converted at a time.
+_BAND = 256
 
 
 def upscale(
@@ -29,7 +26,9 @@ def upscale(
   """One picture, as people have them, enlarged.
 
   A network of one channel restores Y; the colours are interpolated, as the
-  papers show their results.
+  papers show their results. The network sees the picture whole: it takes the
+  memory of its features at that size, and beside it some 40 bytes for each
+  pixel of the result.
 
   Args:
     model: A network of still images, for Y or for RGB.
@@ -42,38 +41,57 @@ def upscale(
     8 bits, of as many axes and channels as `image`.
 
   Raises:
-    ValueError: a network of clips or one that enlarges nothing, a grey image
-      for an RGB network, or an image of another shape or type.
+    ValueError: a network of clips, or one that enlarges no images; a grey image
+      for an RGB network; an image of another shape or type, or without pixels.
   """
   name = type(model).__name__
   if kind(model) != "image":
     raise ValueError(f"{name} restores clips; give restore_clip their frames")
-  if not hasattr(model, "scale"):
-    raise ValueError(f"{name} enlarges nothing; give a generator")
-  given = to_float(np.asarray(image))
-  pixels = given[..., None] if given.ndim == 2 else given
-  if pixels.ndim != 3 or pixels.shape[-1] not in (1, 3):
+  image = np.asarray(image)
+  pixels = image[..., None] if image.ndim == 2 else image
+  if pixels.ndim != 3 or pixels.shape[-1] not in (1, 3) or not pixels.size:
     raise ValueError(
-      f"image has shape {given.shape}; the rule is [h, w, 3] in RGB, or grey "
+      f"image has shape {image.shape}; the rule is [h, w, 3] in RGB, or grey "
       "as [h, w] or [h, w, 1]"
     )
-  colour = pixels.shape[-1] == 3
-  channels = getattr(model, "in_channels", pixels.shape[-1])
-  if channels == 3 and not colour:
+  given = pixels.shape[-1]
+  channels = getattr(model, "in_channels", given)
+  if not hasattr(model, "scale") or (
+    getattr(model, "out_channels", channels) != channels
+  ):
+    raise ValueError(f"{name} does not enlarge images; give a generator")
+  if channels == 3 and given == 1:
     raise ValueError(
       "image is grey and the network takes RGB; give it three times over: "
       "np.repeat(image.reshape(h, w, 1), 3, axis=-1)"
     )
-  lr = rgb_to_y(pixels) if colour and channels == 1 else pixels
-  sr = super_resolve(model, variables, [np.asarray(lr)], mesh=mesh)[0]
-  if colour and channels == 1:
-    sr = in_colours_of(imresize(pixels, shape=sr.shape[:2]), sr)
-  return to_8_bits(sr.reshape(*sr.shape[:2], *given.shape[2:]))
+  pixels = to_float(pixels).astype(np.float32)
+  chroma = None
+  if given == 3 and channels == 1:
+    pixels, chroma = np.split(rgb_to_ycbcr(pixels), [1], axis=-1)
+  sr = super_resolve(model, variables, [pixels], mesh=mesh)[0]
+  if chroma is not None:
+    chroma = np.asarray(imresize(chroma, shape=sr.shape[:2]))
+  return with_chroma(sr, chroma).reshape(*sr.shape[:2], *image.shape[2:])
 
 
-def in_colours_of(
-  image: Float[AnyArray, "h w 3"], luma: Float[AnyArray, "h w 1"]
-) -> Float[np.ndarray, "h w 3"]:
-  """RGB with the chroma of one image and the Y of another; not clipped."""
-  chroma = np.asarray(rgb_to_ycbcr(np.asarray(image)))[..., 1:]
-  return ycbcr_to_rgb(np.concatenate([np.asarray(luma), chroma], axis=-1))
+def with_chroma(
+  image: Float[np.ndarray, "h w c"], chroma: Float[np.ndarray, "h w 2"] | None
+) -> UInt8[np.ndarray, "h w d"]:
+  """Y with the chroma of another picture; or an image without, as it is.
+
+  Args:
+    image: Y in [16/255, 235/255], or any image where there is no chroma.
+    chroma: Cb and Cr as `ops.color.rgb_to_ycbcr` has them, or None.
+
+  Returns:
+    8 bits; RGB where there is chroma.
+  """
+  bands = []
+  for start in range(0, len(image), _BAND):
+    band = image[start : start + _BAND]
+    if chroma is not None:
+      both = [band, chroma[start : start + _BAND]]
+      band = ycbcr_to_rgb(np.concatenate(both, axis=-1))
+    bands.append(to_8_bits(band))
+  return np.concatenate(bands)

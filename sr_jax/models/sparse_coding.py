@@ -123,12 +123,53 @@ def fit(
     Variables for `model.apply`.
 
   Raises:
-    ValueError: fewer patches with an edge in them than atoms.
+    ValueError: no images, one that is not Y or not in [0, 1] or smaller than
+      the scale, numbers below 1, or fewer patches with an edge in them than
+      atoms.
 
   Source: Yang et al. 2010, eq. 21-23 (both dictionaries learned as one); the
   update of atoms by Mairal et al. 2010, alg. 2; Zeyde et al. 2010, eq. 8, for
   `high` by least squares.
   """
+  _check_training(model.scale, images, num_patches, num_batches)
+  # As `apply` is run: a TPU or GPU would round what is multiplied.
+  with jax.default_matmul_precision("highest"):
+    return _fit(model, images, key, num_patches, num_batches, on_batch)
+
+
+def _check_training(
+  scale: int, images: Sequence[np.ndarray], num_patches: int, num_batches: int
+) -> None:
+  for name, value in (
+    ("num_patches", num_patches),
+    ("num_batches", num_batches),
+    ("the number of images", len(images)),
+  ):
+    if value < 1:
+      raise ValueError(f"{name} {value} must be at least 1")
+  for i, image in enumerate(images):
+    shape = np.shape(image)
+    if len(shape) not in (2, 3) or shape[2:] not in ((), (1,)):
+      raise ValueError(
+        f"images[{i}] has shape {shape}; the rule is Y, [h, w] or [h, w, 1]"
+      )
+    if min(shape[:2]) < scale:
+      raise ValueError(f"images[{i}] has {shape} pixels, fewer than x{scale}")
+    if not 0 <= np.min(image) <= np.max(image) <= 1:
+      raise ValueError(
+        f"images[{i}] goes from {np.min(image)} to {np.max(image)}; the rule "
+        "is Y in [0, 1]: divide 8 bits by 255"
+      )
+
+
+def _fit(
+  model: SparseCoding,
+  images: Sequence[np.ndarray],
+  key: Array,
+  num_patches: int,
+  num_batches: int,
+  on_batch: Callable[[int], None] | None,
+) -> Variables:
   pick, begin, order = jax.random.split(key, 3)
   low, high = _pairs(model.scale, images, _MOST_SEEN * num_patches)
   length = np.linalg.norm(low, axis=1)
@@ -142,7 +183,7 @@ def fit(
     )
   low = low[rough] / length[rough, None]
   high = high[rough] / length[rough, None]
-  # Both weigh as much in what is learned: eq. 22's 1/N and 1/M.
+  # Both weigh as much in what is learned; eq. 22 divides by their dimensions.
   weight = np.linalg.norm(low) / np.linalg.norm(high)
   joint = jnp.asarray(np.concatenate([low, weight * high], axis=1))
   first = jax.random.choice(begin, len(joint), (model.num_atoms,), False)
@@ -216,6 +257,7 @@ def _least_squares(
     )
     return codes.T @ codes, codes.T @ high
 
+  # Whole chunks, by one program: less than one of them is left out.
   count = len(low) // _CHUNK * _CHUNK or len(low)
   size = min(_CHUNK, count)
   gram, mixed = moments(low[:size], high[:size])

@@ -117,8 +117,10 @@ def make_optimizer(
 
   Args:
     schedule: Learning rate of the step.
-    name: adam (`b1`, `b2`, `eps`), sgd (`momentum`), or muon (`beta`, and `b1`
-      and `b2` of the Adam that moves what is no kernel).
+    name: adam (`b1`, `b2`, `eps`), sgd (`momentum`), or muon (`beta`). With
+      muon a kernel of i times o entries moves by about the learning rate times
+      `sqrt(max(1, o / i))` in its largest singular value, and what is no kernel
+      by Adam with Nesterov's momentum (`b1`, `b2`) at the same rate.
     multipliers: `(pattern, factor)` of the learning rate. A pattern is a
       regular expression searched in a parameter's path, "deconv/kernel"; the
       first that is found counts.

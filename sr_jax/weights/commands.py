@@ -17,6 +17,7 @@ from sr_jax.weights.files import check_target, write_whole
 from sr_jax.weights.native import file_kind, load, read_record, save
 from sr_jax.weights.plain_safetensors import read_arrays
 from sr_jax.weights.pth import read_pth
+from sr_jax.weights.shipped import locate
 from sr_jax.weights.torch import to_torch, unwrap
 from sr_jax.weights.vgg import convert_vgg19
 from sr_jax.weights.write_pth import write_pth
@@ -42,7 +43,7 @@ def inspect(file: str, scale: int | None, layers: bool) -> int:
   Returns:
     0, the exit code.
   """
-  path = epath.Path(file).expanduser()
+  path = locate(file)
   kind = file_kind(path)
   model, variables = load(path, scale=scale)
   record = read_record(path) if kind == "safetensors" else {}

@@ -20,6 +20,7 @@ from sr_jax.weights.plain_safetensors import (
 )
 from sr_jax.weights.pth import is_pth, read_pth
 from sr_jax.weights.recognise import recognise
+from sr_jax.weights.shipped import SHIPPED, locate
 from sr_jax.weights.torch import check_mapping, from_torch
 
 _METADATA_KEY = "sr_jax"
@@ -91,7 +92,7 @@ def load(
 
   Args:
     path: The file; local, or anything epath knows (gs://). Of ncnn's two,
-      either.
+      either. Or the name of a network that comes with the package (`SHIPPED`).
     scale: What it must be for; needed where neither the file nor its name says
       it: a `.mat`, and a `.pth` of SRCNN or FSRCNN.
 
@@ -103,7 +104,7 @@ def load(
     ValueError: not a weight file known here, a damaged one, one of another
       scale, or a network that is not known here or not whole.
   """
-  path = epath.Path(path).expanduser()
+  path = locate(path)
   match file_kind(path):
     case "mat":
       model, variables = load_mat(path, scale=scale)
@@ -147,9 +148,12 @@ def file_kind(path: epath.PathLike) -> str:
     FileNotFoundError: there is no such file.
     ValueError: it is none of them.
   """
-  path = epath.Path(path).expanduser()
+  path = locate(path)
   if not path.exists():
-    raise FileNotFoundError(f"there is no weight file {path}")
+    message = f"there is no weight file {path}"
+    if path.name == str(path) and not path.suffix:
+      message += f"; the networks that come with sr_jax are {list(SHIPPED)}"
+    raise FileNotFoundError(message)
   if path.is_dir():
     raise ValueError(
       f"{path} is a folder; give a weight file (.safetensors, .pth, .mat or "
@@ -221,7 +225,7 @@ def read_record(path: epath.PathLike) -> dict[str, Any]:
   Raises:
     ValueError: not safetensors, or a damaged one.
   """
-  path = epath.Path(path).expanduser()
+  path = locate(path)
   metadata = _metadata(path, path.read_bytes())
   return _record(path, metadata) if _METADATA_KEY in metadata else {}
 

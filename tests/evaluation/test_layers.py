@@ -139,6 +139,7 @@ def test_atoms_of_sparse_coding(tmp_path):
   low = np.ones((144, 1), np.float32)
   path, out = tmp_path / "net.safetensors", tmp_path / "out.png"
   weights.save(path, model, {"params": {"low": low, "high": np.float32(cells)}})
+  assert layers.main([str(path), f"--output={out}", "--layer=low"]) == 2
   assert layers.main([str(path), f"--output={out}"]) == 0
   drawn = cv2.imread(str(out))[2:38:6, 2:38:6, 0]
   np.testing.assert_array_equal(

@@ -472,6 +472,8 @@ def test_labels():
   assert networks.label("/data/fsrcnn/x3.mat") == "fsrcnn/x3.mat"
   assert networks.label("/data/srcnn/9-1-5/x{scale}.mat") == "srcnn/9-1-5"
   assert networks.label("runs/fsrcnn/") == "runs/fsrcnn"
+  assert networks.label("fsrcnn_s_x{scale}") == "fsrcnn_s"
+  assert networks.label("x{scale}.mat") == "x{scale}.mat"
 
 
 def test_a_perfect_image_is_valid_json():

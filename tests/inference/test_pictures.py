@@ -1,5 +1,7 @@
 """A picture in its colours, against its parts done one by one."""
 
+import tracemalloc
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 
 from sr_jax.inference import super_resolve, upscale
 from sr_jax.models import EDVR, FSRCNN, SRCNN, BasicVSR, Interpolate, SPyNet
-from sr_jax.ops.color import rgb_to_ycbcr
+from sr_jax.ops.color import rgb_to_ycbcr, to_8_bits
 from sr_jax.ops.resize import imresize
 
 _TINY = FSRCNN(scale=3, num_features=4, shrink_features=2, num_blocks=1)
@@ -55,10 +57,26 @@ def test_of_all_shapes_and_types(image, variables):
   )
 
 
+def test_a_large_picture_takes_few_bytes_a_pixel(variables):
+  """And its bands of rows are one picture."""
+  image = np.random.default_rng(1).integers(60, 200, (400, 300, 3), np.uint8)
+  tracemalloc.start()
+  sr = upscale(_TINY, variables, image)
+  peak = tracemalloc.get_traced_memory()[1]
+  tracemalloc.stop()
+  assert peak < 60 * sr.shape[0] * sr.shape[1]
+  top = upscale(_TINY, variables, image[:120])
+  np.testing.assert_array_equal(sr[:330], top[:330])
+
+
 def test_a_network_for_rgb_and_one_without_parameters(image):
   rgb = SRCNN(scale=2, in_channels=3, out_channels=3)
   variables = rgb.init(jax.random.key(0), jnp.zeros((1, 9, 12, 3)))
-  assert upscale(rgb, variables, image).shape == (18, 24, 3)
+  variables = jax.tree.map(lambda x: x + 0.01, dict(variables))
+  restored = super_resolve(rgb, variables, [image.astype(np.float32) / 255])
+  np.testing.assert_array_equal(
+    upscale(rgb, variables, image), to_8_bits(restored[0])
+  )
   with pytest.raises(ValueError, match="grey and the network takes RGB"):
     upscale(rgb, variables, image[..., 0])
   bicubic = upscale(Interpolate(scale=2), {}, image)
@@ -73,7 +91,9 @@ def test_a_network_for_rgb_and_one_without_parameters(image):
     (_TINY, (1, 9, 12, 3), "rule is .h, w, 3. in RGB"),
     (BasicVSR(), (9, 12, 3), "BasicVSR restores clips"),
     (EDVR(), (9, 12, 3), "EDVR restores clips"),
-    (SPyNet(), (9, 12, 3), "SPyNet enlarges nothing"),
+    (SPyNet(), (9, 12, 3), "SPyNet does not enlarge"),
+    (FSRCNN(out_channels=3), (9, 12, 3), "FSRCNN does not enlarge"),
+    (_TINY, (0, 12, 3), "rule is .h, w, 3. in RGB"),
   ],
 )
 def test_what_it_refuses(model, shape, message):

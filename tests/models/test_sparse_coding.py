@@ -119,6 +119,26 @@ def test_too_few_patches_are_refused():
     _fit(models.SparseCoding(scale=2), [np.zeros((20, 20, 3), np.uint8)])
 
 
+_FLAT = np.full((20, 20), 0.5)
+
+
+@pytest.mark.parametrize(
+  ("images", "options", "message"),
+  [
+    ([], {}, "number of images 0 must be at least 1"),
+    ([_FLAT], {"num_patches": 0}, "num_patches 0 must be at least 1"),
+    ([_FLAT], {"num_batches": -1}, "num_batches -1 must be at least 1"),
+    ([_FLAT, _FLAT[:1]], {}, r"images\[1\] .* fewer than x2"),
+    ([np.zeros((9, 9, 3))], {}, r"images\[0\] .*rule is Y"),
+    ([255 * _FLAT], {}, "divide 8 bits by 255"),
+  ],
+)
+def test_what_cannot_be_learned_from_is_refused(images, options, message):
+  model = models.SparseCoding(scale=2)
+  with pytest.raises(ValueError, match=message):
+    sparse_coding.fit(model, images, jax.random.key(0), **options)
+
+
 def test_colours_are_refused():
   model = models.SparseCoding(in_channels=3)
   with pytest.raises(ValueError, match="in_channels 3 must be 1"):

@@ -123,6 +123,27 @@ def test_muon_makes_the_kernel_s_momentum_orthogonal():
   np.testing.assert_allclose(updates["conv"]["bias"], expected, rtol=1e-4)
 
 
+def test_muon_s_momentum_and_the_shape_of_a_kernel():
+  """Two steps with a beta of its own; 12 features to 56 move further."""
+  rng = np.random.default_rng(1)
+  first, second = rng.normal(size=(2, 1, 1, 12, 56)).astype(np.float32)
+  params = {"kernel": jnp.zeros((1, 1, 12, 56))}
+  optimizer = make_optimizer(constant(0.1), name="muon", beta=0.5)
+  state = optimizer.init(params)
+  for step, gradient in enumerate((first, second)):
+    updates, state = optimizer.update(
+      {"kernel": jnp.asarray(gradient)}, state, params, step=jnp.asarray(step)
+    )
+  # Nesterov's look ahead over bias-corrected averages.
+  momentum = 0.5 * (0.25 * first + 0.5 * second) / (1 - 0.5**3)
+  momentum = momentum + 0.5 * second / (1 - 0.5**2)
+  u, _, vt = np.linalg.svd(momentum.reshape(12, 56), full_matrices=False)
+  moved = u.T @ np.asarray(updates["kernel"]).reshape(12, 56) @ vt.T / -0.1
+  singular = np.diag(moved) / np.sqrt(56 / 12)
+  assert np.all((singular > 0.65) & (singular < 1.25)), singular
+  assert np.abs(moved - np.diag(np.diag(moved))).max() < 1e-3
+
+
 def test_clipping_and_decay():
   params = _params()
   grads = jax.tree.map(lambda x: 100.0 * jnp.ones_like(x), params)
