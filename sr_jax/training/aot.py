@@ -8,7 +8,9 @@ shardings and donation that it runs it with.
 import dataclasses
 import importlib.util
 import os
+import pathlib
 import re
+import tempfile
 import time
 from collections.abc import Callable
 from typing import Any
@@ -170,18 +172,19 @@ def compile_for(
     abstract(frozen, sharding.state_sharding(mesh, frozen)),
   )
   start = time.perf_counter()
-  try:
-    compiled = lowered.compile()
-  except jax.errors.JaxRuntimeError as error:
-    if "RESOURCE_EXHAUSTED" not in str(error):
-      raise
-    raise DoesNotFitError(
-      f"{config.name} with a batch of {config.data.batch_size} does not fit "
-      f"{topology}: {' '.join(str(error).split())[:300]}"
-    ) from error
-  seconds = time.perf_counter() - start
+  with tempfile.TemporaryDirectory() as folder:
+    try:
+      compiled = lowered.compile(compiler_options=_written_to(folder))
+    except jax.errors.JaxRuntimeError as error:
+      if "RESOURCE_EXHAUSTED" not in str(error):
+        raise
+      raise DoesNotFitError(
+        f"{config.name} with a batch of {config.data.batch_size} does not fit "
+        f"{topology}: {' '.join(str(error).split())[:300]}"
+      ) from error
+    seconds = time.perf_counter() - start
+    hlo = _text(compiled, folder)
   memory: Any = compiled.memory_analysis()
-  hlo = compiled.as_text() or ""
   return Compiled(
     topology=topology,
     chips=len(devices),
@@ -192,6 +195,27 @@ def compile_for(
     cost=cost(hlo),
     hlo=hlo,
   )
+
+
+def _written_to(folder: str) -> dict[str, bool | str]:
+  """Compiler options that write the finished program, as text, to a folder."""
+  return {
+    "xla_dump_to": folder,
+    "xla_dump_hlo_as_text": True,
+    "xla_dump_hlo_pass_re": "^$",  # no pass by itself
+  }
+
+
+def _text(compiled: Any, folder: str) -> str:
+  """A compiled program as text."""
+  try:
+    return compiled.as_text() or ""
+  except jax.errors.JaxRuntimeError:
+    # jaxlib cannot read the gathers that libtpu gives to the sparse cores of
+    # v5p and v6e ("async-update instruction should have 1 operands"); libtpu
+    # writes them itself.
+    files = pathlib.Path(folder).glob("*.after_optimizations.txt")
+    return max((file.read_text() for file in files), key=len)
 
 
 def largest_batch(

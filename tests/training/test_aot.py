@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 
+import jax
 import pytest
 from ml_collections import ConfigDict
 
@@ -212,3 +213,19 @@ def test_the_largest_batch_is_found(peak, largest, most, monkeypatch):
   assert len(tried) <= most
   assert len(set(tried)) == len(tried)
   assert told
+
+
+def test_a_program_that_jaxlib_cannot_read(tmp_path):
+  """libtpu's own text, of the largest program, after its passes."""
+
+  class Compiled:
+    def as_text(self):
+      raise jax.errors.JaxRuntimeError("INTERNAL: RET_CHECK failure")
+
+  for name, text in (
+    ("module_0000.jit_step.after_optimizations.txt", "HloModule jit_step"),
+    ("module_0001.jit_iota.after_optimizations.txt", "HloModule"),
+    ("module_0000.jit_step.before_optimizations.txt", "HloModule" * 9),
+  ):
+    (tmp_path / name).write_text(text)
+  assert aot._text(Compiled(), str(tmp_path)) == "HloModule jit_step"
