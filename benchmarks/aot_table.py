@@ -129,6 +129,25 @@ def _exchanges(row: dict) -> str:
   return "; ".join(told) or "none"
 
 
+def _growth(table: dict) -> str:
+  """Temporaries of a chip, on 256 against on 4, of one generation."""
+  grown = []
+  for name in RECIPES:
+    few, many = (table.get(f"{name} @ {t}") for t in ("v5e:2x2", "v5e:16x16"))
+    if few and many and "problem" not in few.keys() | many.keys():
+      more = many["temporaries"] - few["temporaries"]
+      grown.append((more / 1e6, more / few["temporaries"], name))
+  if not grown:
+    return ""
+  worst, share = max(grown), max(grown, key=lambda x: x[1])
+  return (
+    f"From 4 to 256 chips (v5e:2x2, v5e:16x16), with as much a chip, its "
+    f"temporaries grow by {worst[0]:.1f} MB at most ({worst[2]}), and in "
+    f"proportion by {share[1]:.1%} ({share[2]}, {share[0]:.2f} MB), of "
+    f"{len(grown)} recipes; of {sum(x[0] <= 0 for x in grown)} not at all.\n"
+  )
+
+
 def render(table: dict) -> str:
   """The page."""
   lines, feeding = [], []
@@ -161,7 +180,8 @@ def render(table: dict) -> str:
   count = len(RECIPES) * len(TOPOLOGIES)
   text = (
     "\n".join(lines)
-    + f"\n\n{len(table)} of {count} rows, in {spent:.0f} minutes.\n"
+    + f"\n\n{len(table)} of {count} rows, in {spent:.0f} minutes.\n\n"
+    + _growth(table)
   )
   return _HEAD + text + _FEEDING + "\n".join(feeding) + "\n"
 
