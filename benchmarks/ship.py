@@ -82,10 +82,10 @@ T91 alone (FSRCNN-s: with General-100 as well).
 _TRAINING = """
 ## Training
 
-`SR_JAX_DATA` is the folder that holds `T91` and `BSD200`. The last weights of
-each run are taken, not the best, which are chosen on Set5; but x2 and x4 begin
-from the best of the x3 run, and the recipe's rate and loss were chosen by looks
-at Set5.
+In a checkout of sr_jax; `SR_JAX_DATA` is the folder that holds `T91` and
+`BSD200`. The last weights of each run are taken, not the best, which are chosen
+on Set5; but x2 and x4 begin from the best of the x3 run, and the recipe's rate
+and loss were chosen by looks at Set5.
 
 | network | command | steps | seed |
 |---|---|---|---|

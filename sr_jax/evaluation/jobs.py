@@ -2,18 +2,15 @@
 
 import dataclasses
 import functools
-import os
 from collections.abc import Sequence
 
-from etils import epath
-
-from sr_jax.data.sources import data_root
 from sr_jax.evaluation.clip_protocols import clip_protocol
 from sr_jax.evaluation.networks import (
   INTERPOLATIONS,
   Network,
   load_enlarger,
   load_network,
+  weight_folders,
 )
 from sr_jax.evaluation.published import Published, families, plain
 from sr_jax.inference import kind
@@ -178,9 +175,7 @@ def _find(entry: Published, scale: int, data_dir: str | None) -> str:
     raise FileNotFoundError(
       f"of {entry.source} no weights can be had that are read here{trained}"
     )
-  folders = [data_root(data_dir) / "weights"]
-  if given := os.environ.get("SR_JAX_WEIGHTS"):
-    folders.insert(0, epath.Path(given).expanduser())
+  folders = weight_folders(data_dir)
   for folder in folders:
     if (folder / spec).exists():
       return str(folder / spec)

@@ -71,11 +71,14 @@ def _run(arguments: argparse.Namespace) -> None:
   if arguments.image:
     name, maps = _maps(network, arguments.image, arguments.layer)
     picture = draw_maps(maps)
-    what = f"{maps.shape[-1]} feature maps of {name}"
+    what = f"{maps.shape[-1]} feature maps of {name}, of the upper left "
+    what += f"{_SIDE} x {_SIDE} pixels of the picture made small"
   else:
     name, kernel = _kernel(network, arguments.layer)
     picture = draw_filters(kernel)
     what = f"filters of {name}, {' x '.join(map(str, kernel.shape))}"
+    if kernel.shape[2] not in (1, 3) and max(kernel.shape[2:]) > _MOST_PAIRS:
+      what += f", of the first {_MOST_PAIRS} inputs and outputs"
   grey = np.all(picture == picture[..., :1])
   code = cv2.COLOR_RGB2GRAY if grey else cv2.COLOR_RGB2BGR
   small = [cv2.IMWRITE_PNG_COMPRESSION, 9]

@@ -2,11 +2,13 @@
 
 import ast
 import dataclasses
+import os
 from typing import Any
 
 from etils import epath
 
 from sr_jax import weights
+from sr_jax.data.sources import data_root
 from sr_jax.evaluation.published import Published, match
 from sr_jax.models import build, describe
 from sr_jax.types import Variables
@@ -44,9 +46,9 @@ def load_network(
   """The network that one entry of `--weights` names.
 
   Args:
-    spec: A weight file, the workdir of a training run (its best weights, else
-      its last), the name of a network that comes with the package, or an
-      interpolation; `{scale}` is filled in.
+    spec: A weight file, also one in `weight_folders`; the workdir of a training
+      run (its best weights, else its last), the name of a network that comes
+      with the package, or an interpolation; `{scale}` is filled in.
     scale: The scale that was asked for; None takes the file's own.
     model: What network a PyTorch checkpoint is of, where its names and shapes
       do not tell all of it; see `build_network`.
@@ -151,9 +153,19 @@ def label(spec: str) -> str:
   return "/".join(told[-2:])
 
 
+def weight_folders(data_dir: str | None = None) -> list[epath.Path]:
+  """Where weights of others are looked for: SR_JAX_WEIGHTS, then the data's."""
+  given = os.environ.get("SR_JAX_WEIGHTS")
+  own = [epath.Path(given).expanduser()] if given else []
+  return [*own, data_root(data_dir) / "weights"]
+
+
 def _find(spec: str) -> epath.Path:
   """The weight file of a spec, which may be a workdir."""
   path = weights.locate(spec)
+  if not path.exists():
+    others = (folder / spec for folder in weight_folders())
+    path = next((other for other in others if other.exists()), path)
   if not path.is_dir():
     return path
   for name in ("best", "last"):

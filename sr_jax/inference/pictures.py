@@ -1,5 +1,6 @@
 """One picture, as people have them: 8 bits, in colours, in and out."""
 
+import os
 from typing import Any
 
 import numpy as np
@@ -10,16 +11,18 @@ from sr_jax.inference.frames import kind
 from sr_jax.inference.images import super_resolve
 from sr_jax.ops.color import rgb_to_ycbcr, to_8_bits, to_float, ycbcr_to_rgb
 from sr_jax.ops.resize import imresize
-from sr_jax.types import AnyArray, Variables
+from sr_jax.types import Variables
 
 #: Rows that are converted at a time.
 _BAND = 256
+#: How far beyond [0, 1] a picture in floats may go: interpolation leaves it.
+_SLACK = 0.5
 
 
 def upscale(
   model: Any,
   variables: Variables,
-  image: AnyArray,
+  image: Any,
   *,
   mesh: Mesh | None = None,
 ) -> UInt8[np.ndarray, "h2 w2 *c"]:
@@ -33,8 +36,9 @@ def upscale(
   Args:
     model: A network of still images, for Y or for RGB.
     variables: Its variables.
-    image: RGB `[h, w, 3]`, or grey, `[h, w]` or `[h, w, 1]`, for a network of
-      one channel; uint8, or float in [0, 1]. (OpenCV reads BGR: `[..., ::-1]`.)
+    image: Array, RGB `[h, w, 3]`, or grey, `[h, w]` or `[h, w, 1]`, for a
+      network of one channel; uint8, or float in [0, 1]. (OpenCV reads BGR:
+      `[..., ::-1]`.)
     mesh: As for `super_resolve`.
 
   Returns:
@@ -42,11 +46,13 @@ def upscale(
 
   Raises:
     ValueError: a network of clips, or one that enlarges no images; a grey image
-      for an RGB network; an image of another shape or type, or without pixels.
+      for an RGB network; an image of another shape, type or range, or without
+      pixels; variables that are none.
   """
   name = type(model).__name__
   if kind(model) != "image":
     raise ValueError(f"{name} restores clips; give restore_clip their frames")
+  _check_given(variables, image)
   image = np.asarray(image)
   pixels = image[..., None] if image.ndim == 2 else image
   if pixels.ndim != 3 or pixels.shape[-1] not in (1, 3) or not pixels.size:
@@ -66,6 +72,12 @@ def upscale(
       "np.repeat(image.reshape(h, w, 1), 3, axis=-1)"
     )
   pixels = to_float(pixels).astype(np.float32)
+  low, high = pixels.min(), pixels.max()
+  if not (low >= -_SLACK and high <= 1 + _SLACK):
+    raise ValueError(
+      f"image goes from {low:g} to {high:g}; the rule is uint8, or float in "
+      "[0, 1]: divide by the largest value there can be (255, 65535)"
+    )
   chroma = None
   if given == 3 and channels == 1:
     pixels, chroma = np.split(rgb_to_ycbcr(pixels), [1], axis=-1)
@@ -73,6 +85,20 @@ def upscale(
   if chroma is not None:
     chroma = np.asarray(imresize(chroma, shape=sr.shape[:2]))
   return with_chroma(sr, chroma).reshape(*sr.shape[:2], *image.shape[2:])
+
+
+def _check_given(variables: Variables, image: Any) -> None:
+  """What is easily mistaken."""
+  if image is None:
+    raise ValueError("image is None: cv2.imread gives that of no readable file")
+  if isinstance(image, str | os.PathLike):
+    raise ValueError(f"image is the path {image}; give the picture, an array")
+  if "params" in variables or not variables:
+    return
+  raise ValueError(
+    f"variables are {list(variables)}; the rule is a dict with 'params', as "
+    "weights.load gives it"
+  )
 
 
 def with_chroma(

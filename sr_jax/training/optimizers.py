@@ -145,8 +145,20 @@ def make_optimizer(
     ("clip_norm", clip_norm),
     ("weight_decay", weight_decay),
   ]:
-    if value < 0:
-      raise ValueError(f"optimizer {argument} {value} is negative; 0 is none")
+    if not 0 <= value < float("inf"):
+      raise ValueError(
+        f"optimizer {argument} {value} is not a number from 0; 0 is none"
+      )
+  for pair in multipliers:
+    if isinstance(pair, str) or len(pair) != 2:
+      raise ValueError(
+        f"optimizer multipliers {multipliers!r} are not pairs of a pattern and "
+        "a factor, such as (('deconv', 0.3),)"
+      )
+    if not 0 <= pair[1] < float("inf"):
+      raise ValueError(
+        f"optimizer multiplier {pair[1]} of '{pair[0]}' is not a number from 0"
+      )
   for argument in ("b1", "b2", "beta", "momentum"):
     value = hyper_parameters.get(argument, 0.0)
     if not 0 <= value < 1:
@@ -156,7 +168,9 @@ def make_optimizer(
   except TypeError as error:
     raise ValueError(
       f"optimizer '{name}' does not take all of {sorted(hyper_parameters)}; it "
-      f"takes {list(inspect.signature(OPTIMIZERS[name]).parameters)}"
+      f"takes {list(inspect.signature(OPTIMIZERS[name]).parameters)}. Those of "
+      f"the recipe's own come with it: set config.optimizer = common.{name}() "
+      "in the recipe"
     ) from error
   patterns = [p for p, *_ in multipliers] + [p for p, *_ in freeze]
   for pattern in patterns:

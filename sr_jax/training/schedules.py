@@ -91,7 +91,8 @@ def cosine_restarts(
     The schedule.
 
   Raises:
-    ValueError: periods not positive, not one weight each, or eta_min negative.
+    ValueError: periods not positive, not one weight each, or eta_min negative
+      or over the learning rate.
 
   Source: Loshchilov & Hutter 2017, eq. 5; BasicSR `CosineAnnealingRestartLR`.
   """
@@ -101,8 +102,11 @@ def cosine_restarts(
       f"periods {tuple(periods)} and restart_weights {tuple(restart_weights)}:"
       " periods are positive, with one weight each"
     )
-  if eta_min < 0:
-    raise ValueError(f"eta_min {eta_min} is negative")
+  if not 0 <= eta_min <= learning_rate:
+    raise ValueError(
+      f"eta_min {eta_min} is not between 0 and the learning rate "
+      f"{learning_rate}"
+    )
   ends = np.cumsum(periods)
   begins = ends - np.asarray(periods)
 

@@ -2,7 +2,7 @@
 
 from sr_jax.weights.interpolation import interpolate
 from sr_jax.weights.mat import load_mat
-from sr_jax.weights.native import check_scale, load, save
+from sr_jax.weights.native import check_scale, load, save, torch_checkpoint
 from sr_jax.weights.ncnn import read_ncnn
 from sr_jax.weights.ncnn_networks import load_ncnn
 from sr_jax.weights.pth import is_pth, read_pth
@@ -29,5 +29,6 @@ __all__ = [
   "recognise",
   "save",
   "to_torch",
+  "torch_checkpoint",
   "write_pth",
 ]

@@ -5,7 +5,6 @@ import json
 from typing import Any
 
 import numpy as np
-import safetensors.numpy
 from etils import epath
 from rich import box
 from rich.console import Console
@@ -14,11 +13,18 @@ from rich.table import Table
 from sr_jax.models import build, describe
 from sr_jax.weights import tree
 from sr_jax.weights.files import check_target, write_whole
-from sr_jax.weights.native import file_kind, load, read_record, save
+from sr_jax.weights.native import (
+  file_kind,
+  load,
+  read_record,
+  save,
+  torch_checkpoint,
+  torch_safetensors,
+)
 from sr_jax.weights.plain_safetensors import read_arrays
 from sr_jax.weights.pth import read_pth
 from sr_jax.weights.shipped import locate
-from sr_jax.weights.torch import to_torch, unwrap
+from sr_jax.weights.torch import unwrap
 from sr_jax.weights.vgg import convert_vgg19
 from sr_jax.weights.write_pth import write_pth
 
@@ -65,9 +71,10 @@ def inspect(file: str, scale: int | None, layers: bool) -> int:
   for each in files:
     digest = hashlib.sha256(each.read_bytes()).hexdigest()
     lines["sha256" + f" {each.suffix}" * (len(files) > 1)] = digest
-  for key in ("figures", "config"):
-    if record.get(key):
-      lines[key] = json.dumps(record[key])
+  for key, figure in (record.get("figures") or {}).items():
+    lines[f"figures.{key}"] = json.dumps(figure)
+  if record.get("config"):
+    lines["config"] = json.dumps(record["config"])
   width = max(map(len, lines))
   for key, text in lines.items():
     _CONSOLE.print(f"[bold]{key:{width}}[/bold]  ", end="")
@@ -106,9 +113,9 @@ def convert(source: str, target: str, scale: int | None, torch: bool) -> int:
   check_target(path)
   model, variables = load(source, scale=scale)
   if path.suffix == ".pth":
-    write_pth(path, {"params": to_torch(model, variables)})
+    write_pth(path, torch_checkpoint(model, variables))
   elif torch:
-    write_whole(path, safetensors.numpy.save(to_torch(model, variables)))
+    write_whole(path, torch_safetensors(model, variables))
   else:
     record: dict[str, Any] = {}
     if file_kind(source) == "safetensors":

@@ -21,9 +21,12 @@ from sr_jax.weights.plain_safetensors import (
 from sr_jax.weights.pth import is_pth, read_pth
 from sr_jax.weights.recognise import recognise
 from sr_jax.weights.shipped import SHIPPED, locate
-from sr_jax.weights.torch import check_mapping, from_torch
+from sr_jax.weights.torch import check_mapping, from_torch, to_torch
 
 _METADATA_KEY = "sr_jax"
+#: Of files with PyTorch's names that we write: the network, which its arrays do
+#: not tell all of. Others do not look at it.
+_NETWORK_KEY = "sr_jax_network"
 _FORMAT = 1
 _MATLAB_MAGIC = b"MATLAB "
 
@@ -80,6 +83,42 @@ def save(
   write_whole(path, safetensors.numpy.save(tensors, metadata))
 
 
+def torch_checkpoint(model: Any, variables: Variables) -> dict[str, Any]:
+  """What `write_pth` writes so that BasicSR reads it, and `load` does wholly.
+
+  Args:
+    model: The network.
+    variables: Its variables.
+
+  Returns:
+    `params`, the arrays under BasicSR's names, and beside them, as text, what
+    no array says: borders, enlargement and the like.
+
+  Raises:
+    ValueError: as `to_torch`.
+  """
+  return {"params": to_torch(model, variables), _NETWORK_KEY: _network(model)}
+
+
+def torch_safetensors(model: Any, variables: Variables) -> bytes:
+  """The same as a safetensors file.
+
+  Args:
+    model: The network.
+    variables: Its variables.
+
+  Raises:
+    ValueError: as `to_torch`.
+  """
+  arrays = to_torch(model, variables)
+  return safetensors.numpy.save(arrays, {_NETWORK_KEY: _network(model)})
+
+
+def _network(model: Any) -> str:
+  name, arguments = describe(model)
+  return json.dumps({"model": name, "arguments": arguments})
+
+
 def load(
   path: epath.PathLike, *, scale: int | None = None
 ) -> tuple[Any, dict[str, Any]]:
@@ -111,7 +150,9 @@ def load(
     case "ncnn":
       model, variables = load_ncnn(path)
     case "pth":
-      model, variables = _of_incumbents(path, read_pth(path), scale)
+      found = read_pth(path)
+      network = found.get(_NETWORK_KEY) if isinstance(found, dict) else None
+      model, variables = _of_incumbents(path, found, scale, network)
     case _:
       model, variables = _from_safetensors(path, scale)
   try:
@@ -151,7 +192,7 @@ def file_kind(path: epath.PathLike) -> str:
   path = locate(path)
   if not path.exists():
     message = f"there is no weight file {path}"
-    if path.name == str(path) and not path.suffix:
+    if path.name == str(path) and (not path.suffix or path.stem in SHIPPED):
       message += f"; the networks that come with sr_jax are {list(SHIPPED)}"
     raise FileNotFoundError(message)
   if path.is_dir():
@@ -165,25 +206,53 @@ def file_kind(path: epath.PathLike) -> str:
     return "mat"
   if start.startswith(ncnn.MAGIC) or _beside_ncnn(path):
     return "ncnn"
+  if path.suffix == ".npz":
+    raise ValueError(
+      f"{path} is NumPy's, no network's; of VGG19 `python -m sr_jax.weights "
+      "vgg19` makes safetensors, and NIQE's prior is for --niqe_prior"
+    )
   if is_pth(path):
     return "pth"
   if start[8:9] == b"{":
     return "safetensors"
+  beside = ""
+  if path.suffix == ".bin":
+    beside = f" (there is no {path.with_suffix('.param').name} beside it)"
   raise ValueError(
     f"{path} is not a weight file known here: it is neither safetensors, nor a "
-    "PyTorch checkpoint, nor MATLAB 5, nor ncnn"
+    f"PyTorch checkpoint, nor MATLAB 5, nor ncnn{beside}"
   )
 
 
 def _of_incumbents(
-  path: epath.Path, state_dict: Any, scale: int | None
+  path: epath.Path, state_dict: Any, scale: int | None, network: Any
 ) -> tuple[Any, dict[str, Any]]:
+  """PyTorch's arrays; which network, they tell, or we wrote it beside them."""
   try:
     check_mapping(state_dict)
-    model = recognise(state_dict, scale=scale)
+    if network is None:
+      model = recognise(state_dict, scale=scale)
+    elif not isinstance(network, str):
+      raise ValueError(f"its '{_NETWORK_KEY}' is no JSON object")
+    else:
+      model = _described(read_text({_NETWORK_KEY: network}, _NETWORK_KEY))
     return model, from_torch(model, state_dict)
   except ValueError as error:
     raise ValueError(f"{path}: {error}") from error
+
+
+def _described(record: Mapping[str, Any]) -> Any:
+  """The network of a file that we wrote."""
+  try:
+    tree.check_arguments(record["arguments"])
+    model = build(record["model"], **record["arguments"])
+    tree.shapes(model)
+  except Exception as error:  # arguments of a wrong type fail in many ways
+    raise ValueError(
+      "it holds a network that this version of sr_jax does not know: "
+      f"{str(error)[:1000]}"
+    ) from error
+  return model
 
 
 def _from_safetensors(
@@ -197,17 +266,13 @@ def _from_safetensors(
   except ValueError as error:
     raise ValueError(_damaged(path, error)) from error
   if _METADATA_KEY not in metadata:
-    return _of_incumbents(path, flat, scale)
+    return _of_incumbents(path, flat, scale, metadata.get(_NETWORK_KEY))
   record = _record(path, metadata)
   try:
-    tree.check_arguments(record["arguments"])
-    model = build(record["model"], **record["arguments"])
-    shapes = tree.shapes(model)
-  except Exception as error:  # arguments of a wrong type fail in many ways
-    raise ValueError(
-      f"{path} holds a network that this version of sr_jax does not know: "
-      f"{str(error)[:1000]}"
-    ) from error
+    model = _described(record)
+  except ValueError as error:
+    raise ValueError(f"{path}: {error}") from error
+  shapes = tree.shapes(model)
   _check(flat, shapes, what=f"{path} does not fit the network it describes")
   return model, tree.unflatten(flat)
 

@@ -59,7 +59,9 @@ def read_arrays(data: bytes) -> dict[str, np.ndarray]:
   """
   read_metadata(data)
   try:
-    return {name: _array(x) for name, x in safetensors.deserialize(data)}
+    # Its order is another each time.
+    found = sorted(safetensors.deserialize(data), key=lambda x: x[0])
+    return {name: _array(x) for name, x in found}
   except KeyError as error:
     raise ValueError(f"it has numbers of type {error}") from error
   except (safetensors.SafetensorError, TypeError, OverflowError) as error:

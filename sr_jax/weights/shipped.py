@@ -17,13 +17,14 @@ def locate(path: epath.PathLike) -> epath.Path:
   """Where the weights are that somebody names.
 
   Args:
-    path: A file, or the name of one that comes with the package. A file or
-      folder of that name, where there is one, comes first.
+    path: A file, or the name of one that comes with the package. A file of that
+      name, or the folder of a run, comes first where there is one.
 
   Returns:
     The file's path; a name of neither kind comes back as it is.
   """
   file = epath.Path(path).expanduser()
-  if str(path) in SHIPPED and not file.exists():
+  own = file.is_file() or (file / "weights").is_dir()
+  if str(path) in SHIPPED and not own:
     return epath.Path(_FOLDER / f"{path}.safetensors")
   return file

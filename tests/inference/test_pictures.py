@@ -101,6 +101,26 @@ def test_what_it_refuses(model, shape, message):
     upscale(model, {}, np.zeros(shape, np.uint8))
 
 
+@pytest.mark.parametrize(
+  ("image", "message"),
+  [
+    (np.full((9, 9, 3), 200.0), r"from 200 to 200; .* divide"),
+    (np.full((9, 9, 3), -1.0), "from -1 to -1"),
+    (np.full((9, 9, 3), np.nan), "from nan to nan"),
+    (None, "cv2.imread gives that"),
+    ("a.png", "image is the path a.png"),
+  ],
+)
+def test_what_is_no_picture(image, message, variables):
+  with pytest.raises(ValueError, match=message):
+    upscale(_TINY, variables, image)
+
+
+def test_variables_of_another_level(image, variables):
+  with pytest.raises(ValueError, match="dict with 'params'"):
+    upscale(_TINY, variables["params"], image)
+
+
 def test_whole_numbers_that_are_no_bytes(image, variables):
   with pytest.raises(ValueError, match="int64; the rule is float"):
     upscale(_TINY, variables, image.astype(np.int64))

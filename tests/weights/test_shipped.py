@@ -144,9 +144,66 @@ def test_by_its_commands(tmp_path, capsys, monkeypatch):
   monkeypatch.chdir(tmp_path)
   assert commands.inspect("fsrcnn_x3", None, layers=False) == 0
   assert "12,809" in capsys.readouterr().out  # a slope for each channel
-  assert commands.convert("fsrcnn_x3", "net.pth", None, torch=False) == 0
-  _, variables = weights.load("net.pth", scale=3)
-  _, expected = weights.load("fsrcnn_x3")
-  back = tree.flatten(variables)
-  for key, value in tree.flatten(expected).items():
-    np.testing.assert_array_equal(back[key], value)
+  expected, flat = _loaded("fsrcnn_x3")
+  # Its borders and its enlargement, which no array tells, go along.
+  for target in ("net.pth", "net.safetensors"):
+    assert commands.convert("fsrcnn_x3", target, None, torch=True) == 0
+    assert b"params/feature" not in pathlib.Path(target).read_bytes()
+    assert commands.diff("fsrcnn_x3", target, None) == 0
+    model, back = _loaded(target)
+    assert model == expected
+    for key, value in flat.items():
+      np.testing.assert_array_equal(back[key], value)
+
+
+def _loaded(name):
+  model, variables = weights.load(name)
+  return model, tree.flatten(variables)
+
+
+@pytest.mark.parametrize(
+  ("text", "message"),
+  [
+    (7, "no JSON object"),
+    ("[]", "no JSON object"),
+    ("{}", "does not know: 'arguments'"),
+    ('{"model": "fsrcn", "arguments": {}}', "did you mean 'fsrcnn'"),
+    (
+      '{"model": "srcnn", "arguments": {"scale": 3}}',
+      "does not fit|state_dict",
+    ),
+    (
+      '{"model": "fsrcnn", "arguments": {"num_features": 100000000}}',
+      "does not know",
+    ),
+  ],
+)
+def test_a_network_s_text_that_is_not_its_own(text, message, tmp_path):
+  model, variables = weights.load("fsrcnn_x3")
+  checkpoint = weights.torch_checkpoint(model, variables)
+  path = tmp_path / "net.pth"
+  weights.write_pth(path, checkpoint | {"sr_jax_network": text})
+  with pytest.raises(ValueError, match=message):
+    weights.load(path)
+
+
+def test_a_folder_of_that_name_that_is_no_run_s(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  pathlib.Path("fsrcnn_x3").mkdir()
+  assert load_network("fsrcnn_x3").model.scale == 3
+  pathlib.Path("fsrcnn_x3/weights").mkdir()
+  with pytest.raises(FileNotFoundError, match="give the workdir"):
+    load_network("fsrcnn_x3")
+
+
+def test_others_are_looked_for_beside_the_data(tmp_path, monkeypatch):
+  """As the tables do."""
+  for variable, folder in (
+    ("SR_JAX_DATA", "d/weights"),
+    ("SR_JAX_WEIGHTS", "w"),
+  ):
+    monkeypatch.setenv(variable, str(tmp_path / folder.partition("/")[0]))
+    file = tmp_path / folder / "mine" / f"{variable}.safetensors"
+    file.parent.mkdir(parents=True)
+    file.write_bytes((_FOLDER / "fsrcnn_x2.safetensors").read_bytes())
+    assert load_network(f"mine/{variable}.safetensors").model.scale == 2
