@@ -174,6 +174,7 @@ def _find(entry: Published, scale: int, data_dir: str | None) -> str:
       trained = f"; train it by {entry.recipe}, and give the run by --weights"
     raise FileNotFoundError(
       f"of {entry.source} no weights can be had that are read here{trained}"
+      f"{entry.origin and '; '}{entry.origin}"
     )
   folders = weight_folders(data_dir)
   for folder in folders:

@@ -149,11 +149,6 @@ def test_every_part_of_the_step_runs_from_a_config(config, tmp_path):
     ),
     (
       "optimizer.multipliers",
-      ("deconv",),
-      "not pairs of a pattern and a factor",
-    ),
-    (
-      "optimizer.multipliers",
       (("deconv", -1.0),),
       "multiplier -1.0 of 'deconv'",
     ),
