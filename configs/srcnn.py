@@ -25,6 +25,8 @@ Source:   sec. 4.1 of the paper (33x33 crops, MSE as Caffe has it, momentum
           `srcnn_x4k915_1xb16-1000k_div2k`.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from configs import common
@@ -83,7 +85,7 @@ def get_config(argument: str = "") -> ConfigDict:
   return common.smoke(config) if "smoke" in words else config
 
 
-def _on_classical_images(config: ConfigDict, scale: int, *, fast: bool) -> None:
+def _on_classical_images(config: Any, scale: int, *, fast: bool) -> None:
   """The paper's training on luma, or `muon`'s."""
   if fast:
     config.name += "_muon"

@@ -60,7 +60,7 @@ def panels(
     elif grey:
       result[name] = output.repeat(3, axis=-1)
     else:
-      chroma = rgb_to_ycbcr(bicubic / 255.0)[..., 1:]
+      chroma = np.asarray(rgb_to_ycbcr(bicubic / 255.0))[..., 1:]
       result[name] = with_chroma(output / 255.0, chroma)
   result[GROUND_TRUTH] = hr
   return result

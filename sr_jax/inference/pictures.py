@@ -81,7 +81,7 @@ def upscale(
   chroma = None
   if given == 3 and channels == 1:
     pixels, chroma = np.split(rgb_to_ycbcr(pixels), [1], axis=-1)
-  sr = super_resolve(model, variables, [pixels], mesh=mesh)[0]
+  sr = super_resolve(model, variables, [np.asarray(pixels)], mesh=mesh)[0]
   if chroma is not None:
     chroma = np.asarray(imresize(chroma, shape=sr.shape[:2]))
   return with_chroma(sr, chroma).reshape(*sr.shape[:2], *image.shape[2:])
