@@ -215,7 +215,10 @@ def _text(compiled: Any, folder: str) -> str:
     # v5p and v6e ("async-update instruction should have 1 operands"); libtpu
     # writes them itself.
     files = pathlib.Path(folder).glob("*.after_optimizations.txt")
-    return max((file.read_text() for file in files), key=len)
+    texts = [file.read_text() for file in files]
+    if not texts:
+      raise
+    return max(texts, key=len)
 
 
 def largest_batch(

@@ -133,7 +133,7 @@ def load(
     path: The file; local, or anything epath knows (gs://). Of ncnn's two,
       either. Or the name of a network that comes with the package (`SHIPPED`).
     scale: What it must be for; needed where neither the file nor its name says
-      it: a `.mat`, and a `.pth` of SRCNN or FSRCNN.
+      it: a `.mat`, and others' `.pth` of SRCNN or FSRCNN.
 
   Returns:
     The model, and its variables as they were saved.
