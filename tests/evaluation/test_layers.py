@@ -19,7 +19,7 @@ from sr_jax.models import (
   SRGANDiscriminator,
   feature_maps,
 )
-from tests.weights.test_torch import filled
+from tests.weights.odd import filled
 
 TINY = FSRCNN(scale=2, num_features=4, shrink_features=2, num_blocks=1)
 

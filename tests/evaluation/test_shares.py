@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 
@@ -18,9 +17,7 @@ from tests.training import runs
 
 def _eval(*flags, devices=1, processes=1, cwd):
   """Starts eval.py as often as asked; exit codes, and what each printed."""
-  with socket.socket() as free:
-    free.bind(("localhost", 0))
-    port = free.getsockname()[1]
+  port = runs.free_port()
   started = []
   for i in range(processes):
     command = [sys.executable, str(runs.ROOT / "eval.py"), *flags]

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import socket
 
 import cv2
 import jax
@@ -14,6 +15,13 @@ QUICKLY_COMPILED = {
   "JAX_PLATFORMS": "cpu",
   "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",
 }
+
+
+def free_port():
+  """One that nothing listens at, for processes that are to meet."""
+  with socket.socket() as free:
+    free.bind(("localhost", 0))
+    return free.getsockname()[1]
 
 
 def pictures(folder, count=4, side=40):

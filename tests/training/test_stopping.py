@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -308,9 +307,7 @@ def test_two_hosts_stop_at_one_step(images, tmp_path):
 
   @contextlib.contextmanager
   def hosts(workdir, steps):
-    with socket.socket() as free:
-      free.bind(("localhost", 0))
-      port = free.getsockname()[1]
+    port = runs.free_port()
     code = _ON_TWO_HOSTS.format(
       root=str(runs.ROOT),
       images=images,

@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 
@@ -31,9 +30,7 @@ class Hosts:
 
     What else there is, see `on_hosts.main`, befalls the second process.
     """
-    with socket.socket() as free:
-      free.bind(("localhost", 0))
-      port = free.getsockname()[1]
+    port = runs.free_port()
     env = {
       **os.environ,
       **runs.QUICKLY_COMPILED,

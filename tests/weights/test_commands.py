@@ -12,7 +12,7 @@ from sr_jax.models import MSRResNet
 from sr_jax.weights import __main__ as command
 from sr_jax.weights import load, read_pth, save, to_torch, write_pth
 from sr_jax.weights.native import read_record
-from tests.weights.test_torch import filled
+from tests.weights.odd import filled
 
 NETWORK = MSRResNet(scale=2, num_features=4, num_blocks=2)
 

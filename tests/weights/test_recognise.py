@@ -20,7 +20,7 @@ from tests.models import (
   test_spynet,
 )
 from tests.models.test_generators import EDVR_LARGE, LARGE
-from tests.weights.test_torch import ODD, filled
+from tests.weights.odd import ODD, filled
 
 RECORDED = {
   name: model
