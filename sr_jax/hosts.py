@@ -113,7 +113,7 @@ def _alone() -> bool:
 
   JAX would join it with itself, and show it one of the host's GPUs.
   """
-  return [os.environ[x] for x in _COUNTS if x in os.environ] == ["1"]
+  return {os.environ[x] for x in _COUNTS if x in os.environ} == {"1"}
 
 
 def _ask_cluster(timeout: int) -> None:

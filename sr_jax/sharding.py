@@ -53,14 +53,23 @@ def make_mesh(
       f"mesh data={data}, fsdp={fsdp}, space={space} does not make up "
       f"{len(devices)} devices; change config.mesh"
     )
+  grid = np.array(sorted(devices, key=_place)).reshape(sizes)
   # Auto axes: pixel shuffle cannot be typed under Explicit ones.
-  auto = (AxisType.Auto,) * 3
-  mesh = jax.make_mesh(tuple(sizes), AXES, axis_types=auto, devices=devices)
-  # On a slice of 4x4 a ring of chips passes through a host twice.
-  rows = mesh.devices.reshape(-1, sizes[2])
-  hosts = [row[0].process_index for row in rows]
-  rows = rows[np.argsort(hosts, kind="stable")]
-  return Mesh(rows.reshape(sizes), AXES, axis_types=auto)
+  return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def _place(device: Any) -> tuple[int, ...]:
+  """Host by host, and in each from a chip to the one beside it.
+
+  `jax.make_mesh` asks for the shortest ways between all chips of a slice: of
+  most slices it then refuses axes that part one of the torus, or lays `space`
+  over several hosts. Here what shares an image lies in a host, and what shares
+  parameters in one host or in hosts that follow each other.
+  """
+  snake: list[int] = []
+  for i, x in enumerate(coords := getattr(device, "coords", ())):
+    snake.append(-x if sum(coords[:i]) % 2 else x)
+  return (device.process_index, *snake, device.id)
 
 
 def rows_mesh(space: int) -> Mesh | None:

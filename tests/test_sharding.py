@@ -1,6 +1,7 @@
 """The mesh on one device; tests/training has the one of eight."""
 
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -49,33 +50,54 @@ class _Chip:
 
   id: int
   process_index: int
+  coords: tuple[int, ...]
   platform: str = "tpu"
 
 
-def _mesh(shape, axes=sharding.AXES, *, axis_types=None, devices):
-  found = np.empty(len(devices), object)
-  found[:] = devices
-  return jax.sharding.Mesh(found.reshape(shape), axes, axis_types=axis_types)
+def _slice(*shape, block=(2, 2, 1)):
+  """Chips of hosts that have a block each, as libtpu numbers them."""
+  chips = []
+  for coords in np.ndindex(*shape[::-1]):
+    coords = coords[::-1]  # x is the fastest
+    at = [x // n for x, n in zip(coords, block, strict=True)]
+    counts = [x // n for x, n in zip(shape, block, strict=True)]
+    host = at[0] + counts[0] * (at[1] + counts[1] * at[2])
+    chips.append(_Chip(len(chips), host, coords))
+  return chips
 
 
-def test_a_hosts_rows_are_in_one_piece(monkeypatch):
-  """A ring of 4x4 chips, as JAX lays it on a slice of four hosts."""
-  ring = [0, 0, 1, 1, 1, 1, 0, 2, 3, 3, 3, 3, 2, 2, 2, 0]
-  chips = [_Chip(i, host) for i, host in enumerate(ring)]
-  monkeypatch.setattr(jax, "make_mesh", _mesh)
-  for axes in ({}, {"fsdp": 4}):
-    mesh = sharding.make_mesh(**axes, devices=chips)
+@pytest.mark.parametrize("shape", [(4, 4, 1), (8, 4, 1), (4, 4, 4)])
+def test_a_mesh_of_any_slice(shape):
+  """Host after host, and in each from a chip to the one beside it."""
+  chips = _slice(*shape)
+  count = len(chips)
+  for axes in ({}, {"space": 2}, {"space": 4}, {"fsdp": 8}, {"fsdp": count}):
+    mesh = sharding.make_mesh(**axes, devices=chips[::-1])
+    sharding.check_batch(mesh, (count, 8, 8, 3))
     found = list(mesh.devices.flat)
-    assert [x.process_index for x in found] == sorted(ring)
-    # Otherwise as JAX has them.
-    assert [x.id for x in found if x.process_index == 0] == [0, 1, 6, 15]
-  # Neighbours in an image stay so.
-  pairs = [_Chip(i, host) for i, host in enumerate((1, 1, 0, 0))]
-  mesh = sharding.make_mesh(space=2, devices=pairs)
-  assert [x.id for x in mesh.devices.flat] == [2, 3, 0, 1]
+    hosts = [x.process_index for x in found]
+    assert hosts == sorted(hosts)
+    for a, b in itertools.pairwise(found):
+      steps = np.abs(np.subtract(a.coords, b.coords)).sum()
+      assert steps == 1 or a.process_index != b.process_index
+  mesh = sharding.make_mesh(space=8, devices=chips)
+  with pytest.raises(ValueError, match=r"space=8 shares .* out over hosts"):
+    sharding.check_batch(mesh, (count, 8, 8, 3))
+
+
+def test_several_slices_follow_each_other():
+  """Coordinates begin anew in each."""
+  first = _slice(4, 4, 1)
+  second = [
+    dataclasses.replace(x, id=x.id + 16, process_index=x.process_index + 4)
+    for x in first
+  ]
+  mesh = sharding.make_mesh(fsdp=16, devices=second + first)
+  assert {x.id for x in mesh.devices[0].flat} == set(range(16))
 
 
 def test_hosts_of_other_sizes_are_refused():
-  mesh = _mesh((3, 1, 1), devices=[_Chip(0, 0), _Chip(1, 0), _Chip(2, 1)])
+  chips = [_Chip(i, i // 2, (i, 0, 0)) for i in range(3)]
+  mesh = sharding.make_mesh(devices=chips)
   with pytest.raises(ValueError, match=r"have \[2, 1\] devices"):
     sharding.check_batch(mesh, (3, 8, 8, 3))

@@ -6,10 +6,8 @@ measurement and what it costs on disk). Of a clip each frame is a record of its
 own, so that a window of frames is read without the rest.
 """
 
-import contextlib
 import dataclasses
 import hashlib
-import io
 import itertools
 import json
 import math
@@ -21,10 +19,10 @@ import numpy as np
 import rich.console
 import rich.progress
 import tensorflow_datasets as tfds
-from absl import logging
 from etils import epath
 
 from sr_jax.data import sources, transforms
+from sr_jax.data.build_once import build, quiet
 from sr_jax.ops import resize
 
 #: Goes into the cache key: raise it when records change their meaning.
@@ -202,7 +200,8 @@ def prepare(
   Raises:
     ValueError: an option is out of range, or more images are corrupt, or one
       does not fit its LR partner (names the file), or the frames of a clip
-      differ in size, or cache_dir is not a file system.
+      differ in size, or cache_dir is not a file system or full, or the build
+      in it is damaged.
   """
   if sub_image_size and not 1 <= sub_image_step <= sub_image_size:
     raise ValueError(
@@ -232,27 +231,32 @@ def prepare(
     max_bad=max_bad,
   )
   config.name = f"{source.name}-{source.split}-{_digest(config)}"
-  with _quiet():
-    builder = SubImages(
-      config=config,
-      data_dir=epath.Path(root).expanduser(),
-      file_format="array_record",
-    )
+  with quiet():
+    builder = _open(config, epath.Path(root).expanduser())
     if not builder.is_prepared():
-      _build(builder)
+      build(builder, config.source.name)
   if len(builder.bad) > max_bad:  # built where more were allowed
     raise _too_many(builder.bad, max_bad)
   return builder
 
 
-def _build(builder: SubImages) -> None:
+def _open(config: SubImagesConfig, root: epath.Path) -> SubImages:
+  """A build, or where one will be."""
   try:
-    builder.download_and_prepare()
+    builder = SubImages(
+      config=config, data_dir=root, file_format="array_record"
+    )
+    if builder.is_prepared():
+      _ = builder.units, builder.rows, builder.bad
+    return builder
   except OSError:
-    # Another process may have finished the same build first.
-    if not epath.Path(builder.data_path).exists():
-      raise
-    builder.info.read_from_directory(builder.data_path)
+    raise
+  except Exception as error:  # of protobuf, json and tfds, of many kinds
+    folder = root / "sub_images" / config.name
+    raise ValueError(
+      f"the records of {config.source.name!r} in {folder} are damaged "
+      f"({type(error).__name__}); delete that folder, and they are built again"
+    ) from error
 
 
 def _check_pair_options(source, step, scales, scale) -> None:
@@ -360,17 +364,3 @@ def _crop(
   bottom = (tile.top + tile.height) // ratio
   right = (tile.left + tile.width) // ratio
   return np.ascontiguousarray(image[top:bottom, left:right])
-
-
-@contextlib.contextmanager
-def _quiet():
-  """Keeps TFDS from printing: of downloads there are none, and no TFDS bar."""
-  verbosity = logging.get_verbosity()
-  logging.set_verbosity(logging.ERROR)
-  tfds.disable_progress_bar()
-  try:
-    with contextlib.redirect_stdout(io.StringIO()):
-      yield
-  finally:
-    tfds.enable_progress_bar()
-    logging.set_verbosity(verbosity)

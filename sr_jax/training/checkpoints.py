@@ -20,6 +20,7 @@ from orbax.checkpoint.checkpoint_managers import (
 
 from sr_jax import hosts, sharding
 from sr_jax.training.state import TrainState
+from sr_jax.weights.files import write_whole
 
 #: Entry of the data by which they, and the state, are known to be whole.
 _DIGEST = "digest"
@@ -33,6 +34,10 @@ _METADATA = {
   "commit_timestamp_nsecs": (int,),
   "custom_metadata": (dict,),
 }
+
+_ASIDE = b"""Checkpoints that could not be read, by their steps. Nothing
+reads them again; delete them when you like.
+"""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -211,18 +216,42 @@ class Checkpoints:
     """Moves one that is of no use out of the way, and says where it is.
 
     All processes call it together.
+
+    Raises:
+      CheckpointError: it cannot be moved; on every process.
     """
     base = self._directory.parent / "damaged"
     target, again = base / str(step), 0
     while target.exists():
       again += 1
       target = base / f"{step}.{again}"
+    moved, failure = True, None
     if jax.process_index() == 0:
-      base.mkdir(parents=True, exist_ok=True)
-      (self._directory / str(step)).rename(target)
-    hosts.on_all(True)  # until it is done
+      try:
+        base.mkdir(parents=True, exist_ok=True)
+        # In a bucket a folder is there once there is a file in it.
+        write_whole(base / "README.txt", _ASIDE)
+        (self._directory / str(step)).rename(target)
+      except OSError as error:
+        moved, failure = False, error
+    if not hosts.on_all(moved):  # and until it is done
+      raise CheckpointError(
+        f"checkpoint {step} in {self._directory} is damaged, and cannot be "
+        f"moved to {target}; delete it, and start the same command again"
+      ) from failure
     self._manager.reload()
     return target
+
+  def check(self) -> None:
+    """Returns at once, if all that was begun could be written so far.
+
+    Raises:
+      CheckpointError: it could not.
+    """
+    try:
+      self._manager.check_for_errors()
+    except Exception as error:
+      raise self.explained(error) from error
 
   def wait(self) -> None:
     """Returns when what was begun is written.

@@ -5,6 +5,7 @@ import datetime
 import errno
 import fcntl
 import os
+import secrets
 import socket
 import sys
 from typing import Any
@@ -71,6 +72,31 @@ class Claim:
       raise BusyError(
         f"workdir {self._workdir} is in use by {holder or 'another run'}. Stop "
         "that one, or give another --workdir"
+      )
+
+  def meet(self) -> None:
+    """Refuses a workdir that is not one folder for all processes.
+
+    All processes call it together; the folder is there.
+
+    Raises:
+      ValueError: some do not see what the first writes. On all processes.
+    """
+    if jax.process_count() == 1:
+      return
+    token = self._workdir / f".{hosts.from_first(secrets.token_hex(8))}.tmp"
+    if jax.process_index() == 0:
+      token.write_bytes(b"here")
+    hosts.on_all(True)  # it is there
+    seen = hosts.gather(token.exists())
+    if jax.process_index() == 0:
+      token.unlink(missing_ok=True)
+    if not all(seen):
+      blind = [i for i, found in enumerate(seen) if not found]
+      raise ValueError(
+        f"workdir {self._workdir} is another folder for processes {blind} than "
+        "for the first; give a --workdir that all hosts share: a bucket, or a "
+        "file system that all mount"
       )
 
   def _lock(self) -> str | None:

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from sr_jax import data, degradations, hosts
+from sr_jax import data, degradations, hosts, sharding
 from sr_jax.evaluation import (
   benchmark,
   clips,
@@ -46,6 +46,7 @@ class Evaluator:
     ] = {}
     if parts.latent_features:
       return
+    self._rows = sharding.rows_mesh(config.mesh.space)
     self._metrics = known_metrics(["psnr", *config.eval.metrics.split(",")])
     self._niqe_prior = None
     if "niqe" in self._metrics:
@@ -207,7 +208,9 @@ class Evaluator:
     """Figures, and one picture: ground truth, and as it was restored."""
     model, scale = self._parts.model, self._parts.scale
     if isinstance(prepared, benchmark.PreparedBenchmark):
-      result = benchmark.evaluate(model, variables, prepared, keep_outputs=True)
+      result = benchmark.evaluate(
+        model, variables, prepared, keep_outputs=True, mesh=self._rows
+      )
       picture = benchmark.ground_truth(prepared.images, 0)[1]
       return result, picture, result.outputs[0]
     result = clips.evaluate_clips(model, variables, prepared)

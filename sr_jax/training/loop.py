@@ -31,9 +31,9 @@ from sr_jax.training.health import (
 from sr_jax.training.recovery import Recovery, can_go_on
 from sr_jax.training.state import TrainState
 from sr_jax.training.steps import compile_step
-from sr_jax.training.stopping import Stopped, StopRequests
+from sr_jax.training.stopping import Stopped, StopRequests, close_at_end
 from sr_jax.training.warm_start import read_starts, warm_start
-from sr_jax.training.writers import Writers, progress_line
+from sr_jax.training.writers import Writers, opening_line, progress_line
 from sr_jax.types import Config
 from sr_jax.weights.files import sweep, write_whole
 
@@ -67,7 +67,8 @@ def train(config: Config, workdir: epath.PathLike) -> dict[str, float]:
       stop = stack.enter_context(StopRequests())
       return _Run(config, workdir, stack, stop).run()
   except Exception as error:
-    if is_disk_full(error) and not isinstance(error, CheckpointError):
+    told = isinstance(error, (CheckpointError, ValueError))
+    if is_disk_full(error) and not told:
       raise CheckpointError(
         f"disk full: {workdir} could not be written to; what checkpoints it "
         "has are whole. Free some space and start the same command again"
@@ -108,10 +109,16 @@ class _Run:
     # Told before anything is prepared, and before there is a folder; a run that
     # goes on needs none.
     self.starts = [] if can_go_on(workdir) else read_starts(config, parts.model)
-    self.evaluator = Evaluator(config, parts)
-    self.loader = Watched(open_loader(config, parts), config.data.timeout)
-    _close_at_end(stack, self.loader)
+    self.evaluator = hosts.together(
+      lambda: Evaluator(config, parts), (OSError, ValueError)
+    )
+    loader = hosts.together(
+      lambda: open_loader(config, parts), (OSError, ValueError)
+    )
+    self.loader = Watched(loader, config.data.timeout)
+    close_at_end(stack, self.loader)
     (self.workdir / "weights").mkdir(parents=True, exist_ok=True)
+    claim.meet()
     claim.take()
     if self.main:
       for folder in ("", "weights", "samples"):
@@ -119,7 +126,7 @@ class _Run:
     self.recovery = Recovery(
       workdir, keep_last=config.keep_last, keep_best=config.keep_best
     )
-    _close_at_end(stack, self.recovery)
+    close_at_end(stack, self.recovery)
     hosts.check_alike(
       {
         "number of training images": self.loader.num_images,
@@ -144,8 +151,10 @@ class _Run:
       start=int(self.state.step),
       active=self.main,
     )
-    _close_at_end(stack, self.writers)
-    self.warnings = [claim.warning, *self.recovery.warnings]
+    close_at_end(stack, self.writers)
+    self.warnings = self.recovery.warnings
+    if claim.warning:
+      self.warnings.insert(0, claim.warning)
 
   def _begin(self) -> TrainState:
     """A fresh state, or that of the newest checkpoint; both as sharded."""
@@ -238,6 +247,11 @@ class _Run:
         self.results, notes = self._evaluate(step)
     except Stopped:
       self._stop(step)
+    except Exception:  # no memory for an image, a file that is gone
+      if jax.process_count() == 1:
+        with contextlib.suppress(CheckpointError):
+          self.recovery.save_stop(self.state, self._place())
+      raise
     self.due = False
     if step >= self.config.steps or self.health.keeps_checkpoint:
       self._checkpoint(self.results, notes)
@@ -268,21 +282,14 @@ class _Run:
 
   def _announce(self, start: int) -> None:
     config = self.config
-    nets = {config.model.name: self.state.generator}
-    if self.state.discriminator is not None:
-      nets[config.discriminator.name] = self.state.discriminator
-    counts = " against ".join(
-      f"{name}, {sum(x.size for x in jax.tree.leaves(net.params)):,} parameters"
-      for name, net in nets.items()
+    opening = opening_line(
+      config,
+      self.parts,
+      self.state,
+      images=self.loader.num_images,
+      mesh=self.mesh,
     )
-    scale = "" if self.parts.latent_features else f"x{self.parts.scale} "
-    self.writers.line(
-      f"{scale}{counts}; "
-      f"{config.data.train}, {self.loader.num_images:,} "
-      f"{'windows of frames' if self.parts.num_frames else 'images'}; "
-      f"{self.mesh.size} {jax.default_backend()} device(s) "
-      f"{dict(self.mesh.shape)}; {self.workdir}"
-    )
+    self.writers.line(f"{opening}; {self.workdir}")
     if start:
       done = ": there is nothing left to train" if start >= config.steps else ""
       self.writers.line(
@@ -292,12 +299,16 @@ class _Run:
       self.writers.line(
         f"from {config.init_from}, but for what begins anew: {self.anew}"
       )
-    for warning in filter(None, self.warnings):
-      self.writers.line(f"warning: {warning}")
+    self._warn()
+
+  def _warn(self) -> None:
+    while self.warnings:
+      self.writers.line(f"warning: {self.warnings.pop(0)}")
 
   def _log(self, step: int, pending: list[Any], rate: float) -> None:
     """One line and one point a period, and what the run's health asks for."""
     config = self.config
+    self.recovery.check()
     values = to_numbers(pending)
     verdict = self.health.observe(step, values)
     if verdict.failure:
@@ -334,6 +345,7 @@ class _Run:
     if self.health.may_roll_back():
       like = abstract(self.state, self.shardings)
       restored = self.recovery.restore(like, good=True)
+      self._warn()
     if restored is None:
       raise UnhealthyError(
         f"{reason}; the last good checkpoint in {self.workdir}: {good}. Lower "
@@ -383,14 +395,3 @@ class _Run:
         config=self.config.to_dict(),
         figures={"step": int(self.state.step), **results, **notes},
       )
-
-
-def _close_at_end(stack: contextlib.ExitStack, part: Any) -> None:
-  """Closes a part of the run; what stopped the run is what is told."""
-
-  def close(kind: Any, *_: Any) -> None:
-    hidden = () if kind is None else (Exception,)
-    with contextlib.suppress(*hidden):
-      part.close()
-
-  stack.push(close)

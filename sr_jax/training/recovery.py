@@ -154,6 +154,14 @@ class Recovery:
       if jax.process_index() == 0:
         self._stopped_in.rmtree(missing_ok=True)
 
+  def check(self) -> None:
+    """Returns at once, if all that was begun could be written so far.
+
+    Raises:
+      CheckpointError: it could not.
+    """
+    self._regular.check()
+
   def close(self) -> None:
     """Ends the writing threads, after what they have begun."""
     for folder in (self._regular, self._stopped):

@@ -104,3 +104,14 @@ class StopRequests:
     if self._at_once:
       self._at_once = False
       raise Stopped(number)
+
+
+def close_at_end(stack: contextlib.ExitStack, part: Any) -> None:
+  """Closes a part of the run; what stopped the run is what is told."""
+
+  def close(kind: Any, *_: Any) -> None:
+    hidden = () if kind is None else (Exception,)
+    with contextlib.suppress(*hidden):
+      part.close()
+
+  stack.push(close)

@@ -3,11 +3,14 @@
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import cv2
+import jax
 import numpy as np
 from etils import epath
+from jax.sharding import Mesh
 from rich.console import Console
 from rich.progress import (
   BarColumn,
@@ -16,9 +19,24 @@ from rich.progress import (
   TextColumn,
   TimeRemainingColumn,
 )
-from tensorboardX import SummaryWriter
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
+from sr_jax.training.experiment import Experiment
+from sr_jax.training.state import TrainState
+from sr_jax.types import Config
 from sr_jax.weights.files import write_whole
+
+#: Seconds between two writes of events to the disk, or to a bucket.
+_FLUSH = 120.0
+
+
+class _Console(Console):
+  """Goes on where nobody reads any more: the log's terminal was closed."""
+
+  def on_broken_pipe(self) -> None:
+    self.quiet = True
 
 
 class Writers:
@@ -40,12 +58,16 @@ class Writers:
       return
     self._workdir = epath.Path(workdir)
     self._jsonl = self._workdir / "metrics.jsonl"
-    self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+    self._console = _Console(stderr=True, highlight=False, soft_wrap=True)
     self._lines = []
     if self._jsonl.exists():
       lines = self._jsonl.read_text().splitlines()
       self._lines = [line for line in lines if _step_of(line) <= start]
-    self._events = SummaryWriter(str(self._workdir), purge_step=start + 1)
+    # Not `SummaryWriter`: it writes from a thread, which an error ends, and
+    # then waits for ever to hand the next event over.
+    self._events = EventsWriter(str(self._workdir / "events"))
+    self._flushed, self._lost = 0.0, False
+    self._event(start + 1, session_log=SessionLog(status=SessionLog.START))
     self._progress = Progress(
       TextColumn("{task.description}"),
       BarColumn(),
@@ -81,8 +103,6 @@ class Writers:
     if not self._active:
       return
     finite = {k: v for k, v in values.items() if math.isfinite(v)}
-    for key, value in finite.items():
-      self._events.add_scalar(key, value, step)
     point = {"step": step, **finite, **(notes or {})}
     # A point that was written before the run was stopped, and is made again.
     last = json.loads(self._lines[-1]) if self._lines else {}
@@ -91,6 +111,8 @@ class Writers:
     self._lines.append(json.dumps(point))
     # Whole again each time: object stores cannot append.
     write_whole(self._jsonl, "".join(f"{x}\n" for x in self._lines).encode())
+    for key, value in finite.items():
+      self._event(step, summary=summary.scalar(key, value))
 
   def image(self, step: int, name: str, image: np.ndarray) -> None:
     """Keeps a picture, uint8 `[h, w, 3]` RGB, as PNG and in TensorBoard."""
@@ -101,13 +123,70 @@ class Writers:
     path = folder / f"{name}_{step:07d}.png"
     png = cv2.imencode(".png", np.ascontiguousarray(image[..., ::-1]))[1]
     write_whole(path, png.tobytes())
-    self._events.add_image(name, image, step, dataformats="HWC")
+    self._event(step, summary=summary.image(name, image, dataformats="HWC"))
+
+  def _event(self, step: int, **what: Any) -> None:
+    """Adds to the event file; metrics.jsonl has all that is lost of it."""
+    self._try(
+      lambda: self._events.write_event(
+        Event(wall_time=time.time(), step=step, **what)
+      )
+    )
+    if time.monotonic() - self._flushed > _FLUSH:
+      self._flushed = time.monotonic()
+      self._try(self._events.flush)
+
+  def _try(self, write: Callable[[], Any]) -> None:
+    try:
+      write()
+    except Exception as error:  # of a bucket, of any kind
+      if not self._lost:
+        self.line(
+          f"warning: TensorBoard's file could not be written ({error}); "
+          "metrics.jsonl has the curves too"
+        )
+      self._lost = True
 
   def close(self) -> None:
     """Ends the bar and the event file."""
     if self._active:
       self._progress.stop()
-      self._events.close()
+      self._try(self._events.close)
+
+
+def opening_line(
+  config: Config,
+  parts: Experiment,
+  state: TrainState,
+  *,
+  images: int,
+  mesh: Mesh,
+) -> str:
+  """What a run is: networks, data and devices.
+
+  Args:
+    config: The recipe.
+    parts: What is made of it.
+    state: Its networks.
+    images: That it learns from, or windows of frames.
+    mesh: Of the run.
+
+  Returns:
+    The line.
+  """
+  nets = {config.model.name: state.generator}
+  if state.discriminator is not None:
+    nets[config.discriminator.name] = state.discriminator
+  counts = " against ".join(
+    f"{name}, {sum(x.size for x in jax.tree.leaves(net.params)):,} parameters"
+    for name, net in nets.items()
+  )
+  return (
+    f"{'' if parts.latent_features else f'x{parts.scale} '}{counts}; "
+    f"{config.data.train}, {images:,} "
+    f"{'windows of frames' if parts.num_frames else 'images'}; "
+    f"{mesh.size} {jax.default_backend()} device(s) {dict(mesh.shape)}"
+  )
 
 
 def progress_line(

@@ -1,6 +1,12 @@
 """Builds: what is in them, when they are made anew, what stops them."""
 
+import concurrent.futures
+import errno
+import os
+import pathlib
+import shutil
 import sys
+import time
 
 import cv2
 import numpy as np
@@ -106,14 +112,66 @@ def test_another_process_was_faster(write_images, monkeypatch):
   assert len(_prepare(folder).units) == 1
 
 
-def test_full_disk_is_not_hidden(write_images, monkeypatch):
+def test_full_disk_is_named(write_images, monkeypatch, tmp_path):
+  """The one that is full; a workdir may lie on another."""
   folder, _ = write_images((20, 20))
+  for error in (
+    OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+    RuntimeError("write() failed: No space left on device; writing x"),
+  ):
 
-  def fail(self):
-    raise OSError(28, "No space left on device")
+    def fail(self, error=error):
+      raise error
 
-  monkeypatch.setattr(builders.SubImages, "download_and_prepare", fail)
-  with pytest.raises(OSError, match="No space left"):
+    monkeypatch.setattr(builders.SubImages, "download_and_prepare", fail)
+    with pytest.raises(
+      ValueError, match=rf"disk full: .* built in {tmp_path / 'mine'}"
+    ):
+      _prepare(folder, cache_dir=tmp_path / "mine")
+
+
+def test_several_at_once_build_once(write_images, monkeypatch, capsys):
+  folder, _ = write_images((20, 20))
+  build, count = builders.SubImages.download_and_prepare, []
+
+  def slow(self):
+    count.append(self)
+    time.sleep(0.5)
+    build(self)
+
+  monkeypatch.setattr(builders.SubImages, "download_and_prepare", slow)
+  with concurrent.futures.ThreadPoolExecutor() as pool:
+    found = list(pool.map(lambda _: _prepare(folder), range(3)))
+  assert [len(builder.units) for builder in found] == [1] * 3
+  assert len(count) == 1
+  assert capsys.readouterr().err.count("waits for a process") == 2
+
+
+def test_what_a_killed_build_left_is_removed(write_images):
+  folder, _ = write_images((20, 20))
+  parent = pathlib.Path(_prepare(folder).data_path).parent
+  (left := parent / "incomplete.ABCDEF_1.0.0").mkdir()
+  (left / "sub_images-train.array_record-00000-of-00001").write_bytes(b"x")
+  shutil.rmtree(parent / "1.0.0")
+  assert len(_prepare(folder).units) == 1
+  assert [x.name for x in parent.iterdir()] == ["1.0.0"]
+
+
+@pytest.mark.parametrize(
+  "name", ["dataset_info.json", "metadata.json", "features.json"]
+)
+@pytest.mark.parametrize("content", ["", '{"a":', "[1]", '{"records": 3}'])
+def test_a_damaged_build_is_named(write_images, name, content):
+  """Of what says what is in it; the records have checksums of their own."""
+  folder, _ = write_images((20, 20))
+  path = pathlib.Path(_prepare(folder).data_path)
+  (path / name).write_text(content)
+  if name == "features.json":  # which is for others
+    assert len(_prepare(folder).units) == 1
+    return
+  with pytest.raises(
+    ValueError, match=rf"records of .* in {path.parent} are damaged .* delete"
+  ):
     _prepare(folder)
 
 

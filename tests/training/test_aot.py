@@ -136,6 +136,34 @@ def test_networks_of_clips_compile_for_four_chips():
     assert found["collectives"] == ["all-reduce"]
 
 
+_MESHES = """
+from sr_jax import sharding
+from sr_jax.training import aot
+told = []
+for topology in ("v4:2x2x1", "v5e:2x2", "v5e:16x16", "v5p:4x4x4", "v6e:16x16"):
+  devices = aot._devices(topology)
+  for axes in ({}, {"space": 2}, {"space": 4}, {"fsdp": 4}, {"fsdp": 2}):
+    mesh = sharding.make_mesh(**axes, devices=devices)
+    sharding.check_batch(mesh, (4 * len(devices), 64, 64, 3))
+    told.append([topology, len(devices), mesh.size])
+print(json.dumps(told))
+"""
+
+
+@_needs_libtpu
+def test_real_topologies_have_meshes():
+  """With rows of an image, and parts of a state, on the chips of a host."""
+  told = _told_by(_MESHES)
+  assert {(name, chips) for name, chips, _ in told} == {
+    ("v4:2x2x1", 4),
+    ("v5e:2x2", 4),
+    ("v5e:16x16", 256),
+    ("v5p:4x4x4", 64),
+    ("v6e:16x16", 256),
+  }
+  assert all(chips == size for _, chips, size in told)
+
+
 @pytest.mark.parametrize("topology", ["v9:2x2", "v5e", "", "2x2"])
 def test_what_is_no_topology_is_refused(topology):
   with pytest.raises(ValueError, match=r"is not one of \['v4', 'v5e'"):

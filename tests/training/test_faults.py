@@ -12,6 +12,7 @@ import pytest
 
 from sr_jax import training
 from sr_jax.training import checkpoints, loop
+from sr_jax.training import writers as writers_module
 from tests.training import runs
 
 _KILLED = """
@@ -258,6 +259,45 @@ def test_a_line_cut_off_by_a_kill_is_dropped(tmp_path):
     {"step": 2},
     {"step": 3, "loss": 0.5},
   ]
+
+
+def test_events_that_cannot_be_written_hold_nothing_up(
+  tmp_path, monkeypatch, capsys
+):
+  """A bucket that does not answer, or a disk that is full for a while."""
+
+  def full(self, *_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+  monkeypatch.setattr(writers_module.EventsWriter, "flush", full)
+  writers = loop.Writers(tmp_path, steps=99, start=0, active=True)
+  monkeypatch.setattr(writers_module.EventsWriter, "write_event", full)
+  for step in range(1, 40):
+    writers.scalars(step, {"loss": 0.5, "d_loss": 1.0})
+  writers.close()
+  assert len(runs.lines(tmp_path)) == 39
+  told = capsys.readouterr().err
+  assert told.count("TensorBoard's file could not be written") == 1
+
+
+_LOG_CLOSED = """
+import os, sys
+from sr_jax.training.writers import Writers
+writers = Writers(sys.argv[1], steps=9, start=0, active=True)
+read, write = os.pipe()
+os.dup2(write, 2), os.close(write), os.close(read)
+for step in range(1, 4):
+  writers.line("x" * 100_000)
+  writers.scalars(step, {"loss": 1.0})
+writers.close()
+"""
+
+
+def test_a_log_that_nobody_reads_stops_no_run(tmp_path):
+  """What ssh leaves behind when the connection ends."""
+  command = [sys.executable, "-c", _LOG_CLOSED, str(tmp_path)]
+  assert subprocess.run(command, check=False, cwd=runs.ROOT).returncode == 0
+  assert [x["step"] for x in runs.lines(tmp_path)] == [1, 2, 3]
 
 
 def test_resuming_is_exact(config, tmp_path):

@@ -107,6 +107,12 @@ def _assert_close(a, b):
       )
 
 
+def _assert_near(a, b):
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6), a, b
+  )
+
+
 def _weights(workdir):
   return weights.load(workdir / "weights" / "last.safetensors")[1]
 
@@ -131,11 +137,7 @@ def test_two_processes_train_as_one(hosts, one, two):
     assert len(list((workdir / "samples").iterdir())) == _STEPS // 5
   assert "bicubic by" in (hosts.folder / "two-0.log").read_text()
   assert "step" not in (hosts.folder / "two-1.log").read_text()
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
-    _weights(one),
-    _weights(two),
-  )
+  _assert_near(_weights(one), _weights(two))
 
 
 @pytest.mark.slow
@@ -188,3 +190,4 @@ def test_other_numbers_of_processes_go_on(hosts, one):
   assert begun[1] == ended[0]
   assert begun[3] == ended[2] == ended[1]
   _assert_close(one, workdir)
+  _assert_near(_weights(one), _weights(workdir))
