@@ -48,10 +48,21 @@ TOPOLOGIES = ("v4:2x2x1", "v5e:2x2", "v5e:16x16", "v5p:4x4x4", "v6e:16x16")
 _PER_HOST = 4
 #: Share of a chip's best that a step is taken to reach.
 _USE = 0.4
-#: Seconds of a core to read a pixel of a record: 1.02 ms for 480x480, which
-#: docs/data.md has measured; of clips whole frames are read.
-_PER_PIXEL = 1.02e-3 / 480**2
-_FRAME = {"reds": 1280 * 720, "vimeo90k": 448 * 256}
+#: What docs/data.md has measured, in milliseconds of a core: to read what a
+#: crop is cut from, once for all crops that are cut from it; and to cut one.
+_IMAGE = {"read": 0.95, "cut": 0.12, "pixels": 480**2}
+_CLIP = {"read": 52, "cut": 5, "pixels": 15 * (1200 * 800 + 960 * 540) / 2}
+#: A crop of a set that is kept in memory.
+_IN_MEMORY = ("t91", "t91+bsd200")
+_KEPT = 1 / 36
+#: Pixels of a frame of the clips that recipes learn from.
+_FRAME = {"reds": 1280 * 720}
+#: vCPUs of a host with four chips: cloud.google.com/tpu/docs and /compute/docs,
+#: machine types ct4p-, ct5lp-, ct5p-hightpu-4t and ct6e-standard-4t.
+_CORES = {"v4": 240, "v5e": 112, "v5p": 208, "v6e": 180}
+_HOSTS = ", ".join(f"{cores} ({name})" for name, cores in _CORES.items())
+#: Crops of an image beyond which none are proposed.
+_MOST = 64
 
 _HEAD = """# Compiled for TPUs that are not there
 
@@ -69,14 +80,23 @@ _FEEDING = f"""
 
 What a host has to deliver where a step reaches {_USE:.0%} of a chip's best in
 bfloat16: crops a second = chips of a host x batch a chip x {_USE} x FLOP/s of
-the chip / FLOP of the step. The cores that takes: 1.02 ms to read a record of
-480x480 ([data.md](data.md#speed)), in proportion to what is read, of clips all
-frames of a window, whole. `crops_per_image=4` divides them by nearly four.
-Networks of a few thousand parameters (SRCNN, FSRCNN) come nowhere near that
+the chip / FLOP of the step. The cores that takes come from what
+[data.md](data.md#speed) has measured. Of images, {_IMAGE["read"]} ms to read a
+record of 480x480 and {_IMAGE["cut"]} ms to cut a crop of it. Of clips, whose
+frames are read whole, {_CLIP["read"]} ms for 15 frames of 1200x800 or 960x540
+and {_CLIP["cut"]} ms for a crop of them; in proportion for others. Of sets that
+are kept in memory (those of SRCNN and FSRCNN), 36,000 crops a second.
+
+A host has {_HOSTS} cores (vCPU) with four chips. Where one
+crop an image takes more, the last column says how many it takes of each
+(`config.data.crops_per_image`); "none" is where cutting alone takes more.
+`config.data.num_workers` is to be about the cores that are used: recipes have
+4. Networks of a few thousand parameters (SRCNN, FSRCNN) come nowhere near that
 use: their figures are a bound that no step reaches.
 
-| recipe | topology | crops a second and host | cores a host |
-|---|---|---|---|
+| recipe | topology | crops a second and host | cores, one crop an image | \
+crops an image |
+|---|---|---|---|---|
 """
 
 _TABLE, _PAGE = _ROOT / "docs" / "aot.json", _ROOT / "docs" / "aot.md"
@@ -101,15 +121,9 @@ def compile_row(name: str, topology: str) -> dict:
     found = aot.compile_for(config, topology, batch_per_chip=each)
   except aot.DoesNotFitError as error:
     return {"chips": chips, "each": each, "problem": str(error)}
-  fields = config.data
-  read = fields.sub_image_size**2
-  if fields.num_frames:
-    read = fields.num_frames * _FRAME[fields.train]
   return {
     "chips": chips,
     "each": each,
-    "published": config.data.batch_size,
-    "read": read,
     "held": found.arguments,
     "temporaries": found.temporaries,
     "memory": found.chip.memory,
@@ -120,6 +134,35 @@ def compile_row(name: str, topology: str) -> dict:
     "compile_s": round(found.seconds, 1),
     "command_s": round(time.perf_counter() - start, 1),
   }
+
+
+def _cost(config, crops: int) -> float:
+  """Seconds of a core for a crop, with so many cut from each image."""
+  fields = config.data
+  if fields.train in _IN_MEMORY:
+    return _KEPT / 1e3
+  frames, each, pixels = fields.num_frames, _IMAGE, fields.sub_image_size**2
+  if frames:
+    each, pixels = _CLIP, frames * _FRAME[fields.train]
+  size = pixels / each["pixels"]
+  return (size * each["read"] / crops + each["cut"]) / 1e3
+
+
+def _feeding(name: str, topology: str, row: dict) -> str:
+  config, generation = _recipe(name), topology.partition(":")[0]
+  chips = min(row["chips"], _PER_HOST)
+  flops = aot.CHIPS[generation].flops
+  rate = chips * row["each"] * _USE * flops / max(row["flops"], 1)
+  cores = rate * _cost(config, 1)
+  enough = (
+    str(crops)
+    for crops in range(1, _MOST + 1)
+    if rate * _cost(config, crops) <= _CORES[generation]
+  )
+  return (
+    f"| {name} | {topology} | {rate:,.0f} | {max(cores, 0.1):,.1f} | "
+    f"{next(enough, 'none')} |"
+  )
 
 
 def _exchanges(row: dict) -> str:
@@ -139,12 +182,15 @@ def _growth(table: dict) -> str:
       grown.append((more / 1e6, more / few["temporaries"], name))
   if not grown:
     return ""
-  worst, share = max(grown), max(grown, key=lambda x: x[1])
+  told = [
+    f"{name} {more:.2f} MB ({share:.1%})"
+    for more, share, name in sorted(grown, reverse=True)
+    if more > 0
+  ]
   return (
-    f"From 4 to 256 chips (v5e:2x2, v5e:16x16), with as much a chip, its "
-    f"temporaries grow by {worst[0]:.1f} MB at most ({worst[2]}), and in "
-    f"proportion by {share[1]:.1%} ({share[2]}, {share[0]:.2f} MB), of "
-    f"{len(grown)} recipes; of {sum(x[0] <= 0 for x in grown)} not at all.\n"
+    "From 4 to 256 chips (v5e:2x2, v5e:16x16), with as much a chip, its "
+    f"temporaries do not grow in {len(grown) - len(told)} of {len(grown)} "
+    f"recipes; in the others by: {', '.join(told) or 'nothing'}.\n"
   )
 
 
@@ -173,13 +219,7 @@ def render(table: dict) -> str:
         f"{row['temporaries'] / 1e9:.2f} | {fits} | {row['flops'] / 1e12:.3g} "
         f"| {_exchanges(row)} | {time_taken} |"
       )
-      chip = aot.CHIPS[topology.partition(":")[0]]
-      chips = min(row["chips"], _PER_HOST)
-      rate = chips * row["each"] * _USE * chip.flops / max(row["flops"], 1)
-      cores = rate * row["read"] * _PER_PIXEL
-      feeding.append(
-        f"| {name} | {topology} | {rate:,.0f} | {max(cores, 0.1):,.1f} |"
-      )
+      feeding.append(_feeding(name, topology, row))
   measured = (row for row in table.values() if "paused" not in row)
   spent = sum(row.get("command_s", 0) for row in measured) / 60
   count = len(RECIPES) * len(TOPOLOGIES)

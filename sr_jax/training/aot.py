@@ -113,6 +113,11 @@ class Compiled:
       f"{'it fits' if self.fits else f'too much by {over / 1e9:.2f} GB'}; "
       f"{self.cost.flops / 1e12:.3g} TFLOP a step and chip; exchanges: "
       f"{told or 'none'}"
+      + (
+        f"; {self.cost.unknown_loops} loops of unknown length count once"
+        if self.cost.unknown_loops
+        else ""
+      )
     )
 
 
@@ -249,11 +254,12 @@ def largest_batch(
   """
   peaks: dict[int, int] = {}
   low, high = 0, 0
-  size = max(1, config.data.batch_size // count_chips(topology))
+  each = config.accumulate  # a step splits a batch into as many parts
+  size = max(1, config.data.batch_size // (count_chips(topology) * each))
   while low < MOST and (not high or high - low > max(1, low // 16)):
-    on_begin(size)
+    on_begin(size * each)
     try:
-      found = compile_for(config, topology, batch_per_chip=size)
+      found = compile_for(config, topology, batch_per_chip=size * each)
     except DoesNotFitError:
       high = size
     else:
@@ -263,7 +269,7 @@ def largest_batch(
     size = _next_size(peaks, low, high, memory=_chip(topology).memory)
     # What small sizes foretell is wrong by far for large ones.
     size = min(size, max(_LEAP * low, 1), MOST)
-  return low
+  return low * each
 
 
 def count_chips(topology: str) -> int:

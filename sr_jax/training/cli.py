@@ -97,8 +97,12 @@ def _compile(config: Config, topology: str, *, search: bool) -> None:
     return
   begin = lambda size: print(f"compiling {size} a chip", file=sys.stderr)
   largest = largest_batch(config, topology, on_compiled=tell, on_begin=begin)
-  more = " or more" if largest >= MOST else ""
-  print(f"{config.name}: the largest batch a chip that fits is {largest}{more}")
+  about = " or more" if largest >= MOST else ""
+  if largest >= 32:  # looked for to a sixteenth
+    about += ", to within a sixteenth"
+  print(
+    f"{config.name}: the largest batch a chip that fits is {largest}{about}"
+  )
 
 
 def main(

@@ -235,12 +235,18 @@ def test_the_largest_batch_is_found(peak, largest, most, monkeypatch):
   monkeypatch.setattr(aot, "compile_for", compile_for)
   monkeypatch.setattr(aot, "_devices", lambda topology: [None] * 4)
   told = []
-  config = ConfigDict({"data": {"batch_size": 32}})
+  config = ConfigDict({"data": {"batch_size": 32}, "accumulate": 1})
   found = aot.largest_batch(config, "v5e:2x2", on_compiled=told.append)
   assert largest - max(1, largest // 16) <= found <= largest
   assert len(tried) <= most
   assert len(set(tried)) == len(tried)
   assert told
+  # In parts of a batch, the more of them: a step splits it into as many.
+  tried.clear()
+  config.accumulate = 3
+  found = aot.largest_batch(config, "v5e:2x2", on_compiled=told.append)
+  assert all(size % 3 == 0 for size in (found, *tried))
+  assert found >= min(largest, aot.MOST) * 0.8 - 3
 
 
 def test_a_program_that_jaxlib_cannot_read(tmp_path):

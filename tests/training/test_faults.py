@@ -261,6 +261,8 @@ def test_a_line_cut_off_by_a_kill_is_dropped(tmp_path):
   ]
 
 
+# The file that could not be flushed is not closed either.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_events_that_cannot_be_written_hold_nothing_up(
   tmp_path, monkeypatch, capsys
 ):
