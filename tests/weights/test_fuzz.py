@@ -15,6 +15,7 @@ import safetensors.numpy
 import scipy.io
 from hypothesis import given
 
+from sr_jax.npz import read_npz
 from sr_jax.weights import (
   load,
   load_mat,
@@ -22,10 +23,13 @@ from sr_jax.weights import (
   load_vgg19,
   native,
   read_ncnn,
+  read_pth,
   save,
   to_torch,
   vgg,
 )
+from sr_jax.weights.plain_mat import read_mat
+from sr_jax.weights.plain_safetensors import read_arrays
 from tests import damage
 from tests.weights import pth_bytes, test_mat, test_ncnn
 from tests.weights.odd import SMALL, filled
@@ -36,7 +40,7 @@ _SIZES = pytest.mark.parametrize(
 )
 
 
-def _fuzz(examples, files, run, *, parts=1):
+def _fuzz(examples, files, run, *, parts=1, slack=damage.SLACK):
   """Runs them; at least a fifth is refused and one is read.
 
   Args:
@@ -44,13 +48,15 @@ def _fuzz(examples, files, run, *, parts=1):
     files: Whole ones; the first is read without an error.
     run: The reader.
     parts: Kinds of files that the reader's examples are shared by.
+    slack: Bytes that it may take besides ten times the file's.
   """
   loaded, examples = [], examples // parts
 
   @damage.seeded(examples)
   @given(damage.damaged(files))
   def each(data):
-    loaded.append(damage.read(lambda: run(data), len(data)).loaded)
+    outcome = damage.read(lambda: run(data), len(data), slack=slack)
+    loaded.append(outcome.loaded)
 
   run(files[0])  # what is imported and traced once is not the files' doing
   each()
@@ -191,3 +197,64 @@ def test_ncnn_files(examples, network, suffix, tmp_path):
     load_ncnn(path)
 
   _fuzz(examples, [file.read_bytes()], run, parts=2)
+
+
+# Large ones, so that it shows what a reader takes besides their bytes.
+
+
+def _large(kind):
+  """Whole files of one to three megabytes that hold noise, and their reader."""
+  rng = np.random.default_rng(0)
+  noise = lambda *shape: rng.standard_normal(shape).astype("f4")
+  arrays = {"a.weight": noise(256, 256, 3, 3), "a.bias": noise(256)}
+  stream = io.BytesIO()
+  if kind == "npz":
+    np.savez(stream, **arrays)
+  if kind == "npz, compressed":
+    np.savez_compressed(stream, **arrays)
+  made = {
+    "pth": lambda: (pth_bytes.save(arrays, legacy=False), read_pth),
+    "pth, legacy": lambda: (pth_bytes.save(arrays, legacy=True), read_pth),
+    "safetensors": lambda: (safetensors.numpy.save(arrays), read_arrays),
+    "npz": lambda: (stream.getvalue(), read_npz),
+    "npz, compressed": lambda: (stream.getvalue(), read_npz),
+    "mat": lambda: (_mat({"w": noise(900, 900)}), read_mat),
+    "mat, compressed": lambda: (
+      _mat({"w": noise(900, 900)}, do_compression=True),
+      read_mat,
+    ),
+  }
+  return made[kind]()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  "kind",
+  [
+    "pth",
+    "pth, legacy",
+    "safetensors",
+    "npz",
+    "npz, compressed",
+    "mat",
+    "mat, compressed",
+  ],
+)
+def test_large_files(kind):
+  data, reader = _large(kind)
+  assert len(data) > 1 << 20
+  _fuzz(100, [data], reader, slack=1 << 20)
+
+
+@pytest.mark.slow
+def test_large_ncnn_files(tmp_path):
+  writer = test_ncnn._Writer(fp16=True)
+  writer.rrdbnet(features=64, blocks=1, growth=32)
+  path = writer.save(tmp_path)
+  file = path.with_suffix(".bin")
+
+  def run(data):
+    file.write_bytes(data)
+    read_ncnn(path)
+
+  _fuzz(100, [file.read_bytes()], run, slack=1 << 20)
