@@ -50,6 +50,14 @@ def _reason(text: str) -> str:
   refused = re.findall(r"^ValueError: (.*)", text, re.MULTILINE)
   if refused:  # by the recipe itself
     return refused[-1]
+  whole = re.search(r"--(config\S*)=.*Failed to parse '(.*)' as a Conf", text)
+  if whole:
+    field, value = whole.groups()
+    name = f", such as --{field}.name={value}" if value.isidentifier() else ""
+    return (
+      f"{field} has several fields, and '{value}' is none of them; set "
+      f"one{name} (configs/common.py lists them)"
+    )
   unknown = re.search(r"'(\w+)\\?'.*Did you mean \"(\w+)\"", text, re.DOTALL)
   if unknown:
     return (

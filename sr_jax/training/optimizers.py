@@ -155,7 +155,7 @@ def make_optimizer(
         f"optimizer multipliers {multipliers!r} are not pairs of a pattern and "
         "a factor, such as (('deconv', 0.3),)"
       )
-    if not 0 <= pair[1] < float("inf"):
+    if isinstance(pair[1], str) or not 0 <= pair[1] < float("inf"):
       raise ValueError(
         f"optimizer multiplier {pair[1]} of '{pair[0]}' is not a number from 0"
       )
