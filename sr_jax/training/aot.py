@@ -22,7 +22,7 @@ from jax.experimental import topologies
 from sr_jax import sharding
 from sr_jax.training import experiment
 from sr_jax.training.checkpoints import abstract
-from sr_jax.training.hlo import Cost, cost
+from sr_jax.training.hlo import Cost, cost, written
 from sr_jax.training.steps import compile_step
 from sr_jax.types import Config
 
@@ -190,6 +190,7 @@ def compile_for(
     seconds = time.perf_counter() - start
     hlo = _text(compiled, folder)
   memory: Any = compiled.memory_analysis()
+  made, exchanged = cost(written(lowered)), cost(hlo)
   return Compiled(
     topology=topology,
     chips=len(devices),
@@ -197,7 +198,11 @@ def compile_for(
     seconds=seconds,
     arguments=memory.argument_size_in_bytes,
     temporaries=memory.temp_size_in_bytes,
-    cost=cost(hlo),
+    cost=Cost(
+      flops=made.flops / len(devices),
+      collectives=exchanged.collectives,
+      unknown_loops=made.unknown_loops + exchanged.unknown_loops,
+    ),
     hlo=hlo,
   )
 

@@ -1,8 +1,10 @@
 """What a compiled program multiplies and exchanges, loops counted in full.
 
 XLA's own account, `cost_analysis()`, counts the body of a loop once, and the
-blocks and frames of the networks here are loops. This one reads the text of
-the program after the compiler's passes, of one device.
+blocks and frames of the networks here are loops. This one reads a program's
+text: as it was written, for what it multiplies, since a TPU's compiler makes
+convolutions of other products, with many zeros in them; and of one device after
+the compiler's passes, for what it exchanges.
 """
 
 import collections
@@ -11,6 +13,8 @@ import functools
 import math
 import re
 from collections.abc import Sequence
+
+import jax
 
 #: Kinds of exchange between devices.
 COLLECTIVES = (
@@ -49,8 +53,9 @@ class Cost:
   """What one device does in one run of the program.
 
   Attributes:
-    flops: Of convolutions and matrix products, two a product; what is padded
-      counts as the rest, and element-wise operations do not count.
+    flops: Of convolutions and matrix products, two a product; padding counts
+      as the rest, zeros between the pixels of a gradient do not, nor do
+      element-wise operations.
     collectives: By kind.
     unknown_loops: Loops whose turns the text does not say: counted once.
   """
@@ -73,11 +78,16 @@ class _Op:
     return re.findall(r"%([\w.\-]+)", self.arguments)
 
 
+def written(lowered: jax.stages.Lowered) -> str:
+  """The text of a program before any pass of a compiler, of all devices."""
+  return lowered.compiler_ir("hlo").get_hlo_module().to_string()
+
+
 def cost(hlo: str) -> Cost:
   """Counts a program.
 
   Args:
-    hlo: `compiled.as_text()`.
+    hlo: `written(lowered)` or `compiled.as_text()`.
 
   Raises:
     ValueError: it is no program in that form.
@@ -198,7 +208,9 @@ def _flops(op: _Op, types: dict[str, str]) -> int:
   kernel = _shape(types.get(op.operands[1], ""))
   if not labels or not kernel:
     return 0
-  return 2 * products * math.prod(kernel) // kernel[labels[1].index("o")]
+  flops = 2 * products * math.prod(kernel) // kernel[labels[1].index("o")]
+  holes = re.search(r"\blhs_dilate=([\dx]+)", op.attributes)
+  return flops // math.prod(map(int, holes[1].split("x") if holes else ()))
 
 
 def _called(op: _Op) -> list[str]:

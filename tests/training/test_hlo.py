@@ -4,11 +4,16 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from sr_jax import models
 from sr_jax.training import hlo
 
 
 def _cost(function, *args):
-  return hlo.cost(jax.jit(function).lower(*args).compile().as_text())
+  """As it is written, and after the compiler's passes on a CPU: the same."""
+  lowered = jax.jit(function).lower(*args)
+  found = hlo.cost(hlo.written(lowered))
+  assert found == hlo.cost(lowered.compile().as_text())
+  return found
 
 
 def test_loops_count_in_full():
@@ -38,6 +43,41 @@ def test_convolutions_and_their_gradients():
   assert _cost(conv, x, kernel).flops == once
   both = jax.grad(lambda *a: jnp.sum(conv(*a) ** 2), argnums=(0, 1))
   assert _cost(both, x, kernel).flops == 3 * once
+
+
+def test_zeros_between_pixels_do_not_count():
+  """The gradient of a stride of 2, by the input, has them in its image."""
+
+  def conv(x, kernel):
+    return jax.lax.conv_general_dilated(
+      x, kernel, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+  both = jax.grad(lambda *a: jnp.sum(conv(*a) ** 2), argnums=(0, 1))
+  args = jnp.ones((2, 16, 12, 8)), jnp.ones((3, 3, 8, 4))
+  found = hlo.cost(hlo.written(jax.jit(both).lower(*args)))
+  assert found.flops == 3 * 2 * 2 * 8 * 6 * 9 * 8 * 4
+
+
+def test_products_of_many_matrices():
+  """Of which a TPU makes a convolution over their number, padded by it."""
+  found = _cost(jnp.matmul, jnp.ones((10, 6, 5)), jnp.ones((10, 5, 7)))
+  assert found.flops == 2 * 10 * 6 * 5 * 7
+
+
+def test_rrdbnet_at_its_published_size():
+  """By hand, of one image of 32x32: blocks that are scanned count 23 times."""
+  model = models.RRDBNet()
+  lr = jnp.zeros((1, 32, 32, 3))
+  variables = jax.eval_shape(model.init, jax.random.key(0), lr)
+  block = 64 * 32 + 96 * 32 + 128 * 32 + 160 * 32 + 192 * 64
+  low = 3 * 64 + 23 * 3 * block + 64 * 64
+  high = 4 * 64 * 64 + 16 * (64 * 64 + 64 * 64 + 64 * 3)
+  # On a CPU convolutions of few channels are others.
+  traced = jax.jit(model.apply).trace(variables, lr)
+  found = hlo.cost(hlo.written(traced.lower(lowering_platforms=("tpu",))))
+  assert found.flops == 2 * 9 * 32 * 32 * (low + high)
+  assert found.unknown_loops == 0
 
 
 def test_of_branches_the_dearer_one_counts():
