@@ -68,8 +68,10 @@ _HEAD = """# Compiled for TPUs that are not there
 
 Made by `python benchmarks/aot_table.py`; see [tpu.md](tpu.md). bfloat16. A chip
 has on every topology what it has where four (v5e:2x2) share the published
-batch. Memory in GB of one chip; exchanges of a chip in a step, loops counted in
-full. Compiled on two cores, some beside other work: ESRGAN takes 150 s alone.
+batch. Memory in GB of one chip; FLOP of a chip's part of a step as it is
+written, exchanges of a chip as it is compiled, loops counted in full. Compiled on
+two cores, beside other work and on more than one machine: a row's time is no
+measure of the topology.
 
 | recipe | topology | batch a chip | held | temporaries | fits | TFLOP a step \
 | exchanges | compiled in |
