@@ -24,6 +24,7 @@ from sr_jax.training import aot  # noqa: E402
 
 #: A recipe and its variant, by the name of its row.
 RECIPES = {
+  "Quickstart": ("quickstart", ""),
   "SRCNN": ("srcnn", ""),
   "FSRCNN": ("fsrcnn", ""),
   "SRResNet": ("srresnet", ""),
@@ -53,7 +54,7 @@ _USE = 0.4
 _IMAGE = {"read": 0.95, "cut": 0.12, "pixels": 480**2}
 _CLIP = {"read": 52, "cut": 5, "pixels": 15 * (1200 * 800 + 960 * 540) / 2}
 #: A crop of a set that is kept in memory.
-_IN_MEMORY = ("t91", "t91+bsd200")
+_IN_MEMORY = ("photos", "t91", "t91+bsd200")
 _KEPT = 1 / 36
 #: Pixels of a frame of the clips that recipes learn from.
 _FRAME = {"reds": 1280 * 720}
@@ -69,8 +70,8 @@ _HEAD = """# Compiled for TPUs that are not there
 Made by `python benchmarks/aot_table.py`; see [tpu.md](tpu.md). bfloat16. A chip
 has on every topology what it has where four (v5e:2x2) share the published
 batch. Memory in GB of one chip; FLOP of a chip's part of a step as it is
-written, exchanges of a chip as it is compiled, loops counted in full. Compiled on
-two cores, beside other work and on more than one machine: a row's time is no
+written, exchanges of a chip as it is compiled, loops counted in full. Compiled
+on two cores, beside other work and on more than one machine: a row's time is no
 measure of the topology.
 
 | recipe | topology | batch a chip | held | temporaries | fits | TFLOP a step \
@@ -87,7 +88,7 @@ the chip / FLOP of the step. The cores that takes come from what
 record of 480x480 and {_IMAGE["cut"]} ms to cut a crop of it. Of clips, whose
 frames are read whole, {_CLIP["read"]} ms for 15 frames of 1200x800 or 960x540
 and {_CLIP["cut"]} ms for a crop of them; in proportion for others. Of sets that
-are kept in memory (those of SRCNN and FSRCNN), 36,000 crops a second.
+are kept in memory (of the quickstart, SRCNN and FSRCNN), 36,000 crops a second.
 
 A host has {_HOSTS} cores (vCPU) with four chips. Where one
 crop an image takes more, the last column says how many it takes of each
