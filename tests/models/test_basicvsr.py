@@ -84,7 +84,10 @@ def test_of_a_mirrored_clip_half_the_flow_is_enough(narrow):
   mirrored = jnp.concatenate([lr, lr[:, ::-1]], axis=1)
   plain = jax.jit(NARROW.apply)(variables, mirrored)
   half = jax.jit(lambda *a: NARROW.apply(*a, mirror_extended=True))
-  np.testing.assert_allclose(half(variables, mirrored), plain, atol=1e-5)
+  # Two programs, whose sums have another order on some processors: to 1e-5 of
+  # the largest value, which is about 10.
+  apart = np.abs(half(variables, mirrored) - plain).max()
+  assert apart < 1e-5 * np.abs(plain).max()
   with pytest.raises(ValueError, match="even number with mirror_extended"):
     NARROW.apply(variables, lr, mirror_extended=True)
 
