@@ -19,9 +19,8 @@ from sr_jax.training import CheckpointError, Checkpoints, NetState, TrainState
 from sr_jax.training.checkpoints import abstract
 from tests import damage
 
-
 #: Bytes that reading any number of damaged checkpoints may take.
-_ROOM = 1 << 28
+_ROOM = 1 << 29
 
 
 def whole(dtype):
