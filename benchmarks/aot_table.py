@@ -1,8 +1,8 @@
 """Every recipe compiled for TPUs, and what it takes to feed them.
 
 `python benchmarks/aot_table.py [--only esrgan] [--topologies v5e:2x2,...]`
-compiles what docs/aot.json does not have yet, a minute or three each, adds each
-to it as it is done, and writes docs/aot.md from it. `--render` writes alone.
+compiles what docs/aot.json does not have yet (seconds to an hour each), adds
+each as it is done, and writes docs/aot.md from all. `--render` writes alone.
 A chip's batch is that of four chips which share the published batch, on every
 topology, so that sizes of pods can be compared; bfloat16.
 """
@@ -52,7 +52,12 @@ _USE = 0.4
 #: What docs/data.md has measured, in milliseconds of a core: to read what a
 #: crop is cut from, once for all crops that are cut from it; and to cut one.
 _IMAGE = {"read": 0.95, "cut": 0.12, "pixels": 480**2}
-_CLIP = {"read": 52, "cut": 5, "pixels": 15 * (1200 * 800 + 960 * 540) / 2}
+_CLIP = {
+  "read": 52,
+  "cut": 5,
+  "frames": 15,
+  "pixels": 15 * (1200 * 800 + 960 * 540) / 2,
+}
 #: A crop of a set that is kept in memory.
 _IN_MEMORY = ("photos", "t91", "t91+bsd200")
 _KEPT = 1 / 36
@@ -85,17 +90,19 @@ What a host has to deliver where a step reaches {_USE:.0%} of a chip's best in
 bfloat16: crops a second = chips of a host x batch a chip x {_USE} x FLOP/s of
 the chip / FLOP of the step. The cores that takes come from what
 [data.md](data.md#speed) has measured. Of images, {_IMAGE["read"]} ms to read a
-record of 480x480 and {_IMAGE["cut"]} ms to cut a crop of it. Of clips, whose
+record of 480x480 and {_IMAGE["cut"]} ms to cut a crop of it (which give its
+1.07 ms for one crop of each and 0.36 for four). Of clips, whose
 frames are read whole, {_CLIP["read"]} ms for 15 frames of 1200x800 or 960x540
-and {_CLIP["cut"]} ms for a crop of them; in proportion for others. Of sets that
-are kept in memory (of the quickstart, SRCNN and FSRCNN), 36,000 crops a second.
+and {_CLIP["cut"]} ms for a crop of them; in proportion for others. Sets that
+are kept in memory (of the quickstart, SRCNN and FSRCNN) are cut by one thread,
+36,000 crops a second, and no cores make it more.
 
 A host has {_HOSTS} cores (vCPU) with four chips. Where one
 crop an image takes more, the last column says how many it takes of each
 (`config.data.crops_per_image`); "none" is where cutting alone takes more.
-`config.data.num_workers` is to be about the cores that are used: recipes have
-4. Networks of a few thousand parameters (SRCNN, FSRCNN) come nowhere near that
-use: their figures are a bound that no step reaches.
+`config.data.num_workers` is to be about the cores that are used; recipes have
+4, DCGAN's none. Networks of a few thousand parameters (SRCNN, FSRCNN) come nowhere
+near that use: their figures are a bound that no step reaches.
 
 | recipe | topology | crops a second and host | cores, one crop an image | \
 crops an image |
@@ -144,11 +151,13 @@ def _cost(config, crops: int) -> float:
   fields = config.data
   if fields.train in _IN_MEMORY:
     return _KEPT / 1e3
-  frames, each, pixels = fields.num_frames, _IMAGE, fields.sub_image_size**2
-  if frames:
-    each, pixels = _CLIP, frames * _FRAME[fields.train]
-  size = pixels / each["pixels"]
-  return (size * each["read"] / crops + each["cut"]) / 1e3
+  frames = fields.num_frames
+  if not frames:
+    size = fields.sub_image_size**2 / _IMAGE["pixels"]
+    return (size * _IMAGE["read"] / crops + _IMAGE["cut"]) / 1e3
+  size = frames * _FRAME[fields.train] / _CLIP["pixels"]
+  cut = frames / _CLIP["frames"] * _CLIP["cut"]
+  return (size * _CLIP["read"] / crops + cut) / 1e3
 
 
 def _feeding(name: str, topology: str, row: dict) -> str:
@@ -156,15 +165,16 @@ def _feeding(name: str, topology: str, row: dict) -> str:
   chips = min(row["chips"], _PER_HOST)
   flops = aot.CHIPS[generation].flops
   rate = chips * row["each"] * _USE * flops / max(row["flops"], 1)
-  cores = rate * _cost(config, 1)
+  cores = f"{max(rate * _cost(config, 1), 0.1):,.1f}"
+  if config.data.train in _IN_MEMORY:
+    cores = "1 thread"
   enough = (
     str(crops)
     for crops in range(1, _MOST + 1)
     if rate * _cost(config, crops) <= _CORES[generation]
   )
   return (
-    f"| {name} | {topology} | {rate:,.0f} | {max(cores, 0.1):,.1f} | "
-    f"{next(enough, 'none')} |"
+    f"| {name} | {topology} | {rate:,.0f} | {cores} | {next(enough, 'none')} |"
   )
 
 

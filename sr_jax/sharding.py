@@ -78,7 +78,7 @@ def rows_mesh(space: int) -> Mesh | None:
   Raises:
     ValueError: the host has fewer.
   """
-  devices = jax.local_devices()
+  devices = sorted(jax.local_devices(), key=_place)
   if not 1 <= space <= len(devices):
     raise ValueError(
       f"--space={space} is not between 1 and the {len(devices)} devices of "

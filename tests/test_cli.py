@@ -41,6 +41,7 @@ _ESRGAN = f"--config={_ROOT}/configs/esrgan.py"
     ([_QUICKSTART, "--config.data.foo=3"], "no field 'foo'"),
     ([_QUICKSTART, "--config.steps=abc"], "--config.steps=abc"),
     ([_QUICKSTART, "--config.optimizer=muon"], "--config.optimizer.name=muon"),
+    ([_QUICKSTART, "--config.eval=set5"], "set one of them (configs/common.py"),
     ([_QUICKSTART, "--config.model.name=fsrnn"], "did you mean 'fsrcnn'"),
     ([_QUICKSTART, "--config.data.train=/nowhere"], "/nowhere"),
     ([_QUICKSTART, "surplus"], "'surplus' belongs to no flag"),

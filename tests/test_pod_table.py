@@ -41,3 +41,7 @@ def test_what_feeds_a_host():
   # 100 times faster: 135 cores, and there are 112; two crops an image take 75.
   told = aot_table._feeding("ESRGAN", "v5e:2x2", row | {"flops": 1e10})
   assert told == "| ESRGAN | v5e:2x2 | 126,080 | 134.9 | 2 |"
+  # 30 frames of 1280x720: 130 ms to read, twice 5 to cut.
+  row = {"chips": 4, "each": 2, "flops": 1e13}
+  told = aot_table._feeding("BasicVSR++", "v5e:2x2", row)
+  assert told == "| BasicVSR++ | v5e:2x2 | 63 | 8.8 | 1 |"

@@ -6,6 +6,7 @@ import fcntl
 import io
 import os
 import sys
+import time
 from collections.abc import Iterator
 
 import tensorflow_datasets as tfds
@@ -13,6 +14,9 @@ from absl import logging
 from etils import epath
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+#: Seconds after which an unfinished build is taken to be nobody's, even where
+#: no lock says so.
+_IDLE = 3600
 
 
 def build(builder: tfds.core.GeneratorBasedBuilder, name: str) -> None:
@@ -27,12 +31,14 @@ def build(builder: tfds.core.GeneratorBasedBuilder, name: str) -> None:
   """
   path = epath.Path(builder.data_path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  with _alone_in(path.parent) as alone:
+  with _alone_in(path.parent):
     if path.exists():  # another process has built it meanwhile
       builder.info.read_from_directory(path)
       return
-    if alone:  # what killed processes left, gigabytes maybe
-      for left in path.parent.glob("incomplete.*"):
+    for left in path.parent.glob(
+      "incomplete.*"
+    ):  # by a process that was killed
+      if time.time() - _touched(left) > _IDLE:
         left.rmtree(missing_ok=True)
     try:
       builder.download_and_prepare()
@@ -45,31 +51,43 @@ def build(builder: tfds.core.GeneratorBasedBuilder, name: str) -> None:
           "SR_JAX_CACHE"
         ) from None
       # Where there are no locks another process may have been first.
-      if not path.exists():
+      if isinstance(error, RuntimeError) or not path.exists():
         raise
       builder.info.read_from_directory(path)
 
 
-@contextlib.contextmanager
-def _alone_in(folder: epath.Path) -> Iterator[bool]:
-  """Waits until no other process builds there; False where nothing can tell.
+def _touched(folder: epath.Path) -> float:
+  """When something in it was last written."""
+  paths = [folder, *folder.glob("**/*")]
+  times = [os.stat(x).st_mtime for x in paths if os.path.exists(x)]
+  return max(times, default=time.time())
 
-  The kernel frees the folder when a process ends, by kill -9 too.
+
+@contextlib.contextmanager
+def _alone_in(folder: epath.Path) -> Iterator[None]:
+  """Waits until no other process builds there, where the file system can tell.
+
+  By a lock on a file, which NFS makes one of its server. The kernel frees it
+  when a process ends, by kill -9 too.
   """
-  lock = os.open(folder, os.O_RDONLY)
+  file = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
   try:
-    try:
-      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      print(f"waits for a process that builds {folder}", file=sys.stderr)
-      fcntl.flock(lock, fcntl.LOCK_EX)
-    alone = True
-  except OSError:  # some network file systems lock files alone
-    alone = False
-  try:
-    yield alone
+    if not _lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB):
+      with contextlib.suppress(OSError):  # nobody reads it
+        print(f"waits for a process that builds {folder}", file=sys.stderr)
+      _lock(file, fcntl.LOCK_EX)
+    yield
   finally:
-    os.close(lock)
+    os.close(file)
+
+
+def _lock(file: int, how: int) -> bool:
+  """False where another has it; some file systems have no locks."""
+  try:
+    fcntl.flock(file, how)
+  except OSError as error:
+    return error.errno not in (errno.EWOULDBLOCK, errno.EACCES)
+  return True
 
 
 @contextlib.contextmanager

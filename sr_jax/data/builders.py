@@ -249,9 +249,11 @@ def _open(config: SubImagesConfig, root: epath.Path) -> SubImages:
     if builder.is_prepared():
       _ = builder.units, builder.rows, builder.bad
     return builder
-  except OSError:
+  except (MemoryError, ImportError):
     raise
   except Exception as error:  # of protobuf, json and tfds, of many kinds
+    if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+      raise
     folder = root / "sub_images" / config.name
     raise ValueError(
       f"the records of {config.source.name!r} in {folder} are damaged "

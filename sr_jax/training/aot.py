@@ -70,7 +70,8 @@ class Compiled:
     seconds: Spent compiling.
     arguments: Bytes a chip holds all the time: state, batch, frozen networks.
     temporaries: Bytes a chip needs besides while it computes.
-    cost: What a chip multiplies and exchanges in a step.
+    cost: What a chip multiplies in a step, as an even share of what is
+      written, and exchanges.
     hlo: The program after the compiler's passes, as text.
   """
 
@@ -201,7 +202,7 @@ def compile_for(
     cost=Cost(
       flops=made.flops / len(devices),
       collectives=exchanged.collectives,
-      unknown_loops=made.unknown_loops + exchanged.unknown_loops,
+      unknown_loops=max(made.unknown_loops, exchanged.unknown_loops),
     ),
     hlo=hlo,
   )

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import itertools
 import json
 import math
 import zlib
@@ -221,10 +222,9 @@ class Checkpoints:
       CheckpointError: it cannot be moved; on every process.
     """
     base = self._directory.parent / "damaged"
-    target, again = base / str(step), 0
-    while target.exists():
-      again += 1
-      target = base / f"{step}.{again}"
+    names = (f"{step}.{i}" if i else str(step) for i in itertools.count())
+    target = next(base / name for name in names if not (base / name).exists())
+    target = epath.Path(hosts.from_first(str(target)))
     moved, failure = True, None
     if jax.process_index() == 0:
       try:
@@ -232,7 +232,7 @@ class Checkpoints:
         # In a bucket a folder is there once there is a file in it.
         write_whole(base / "README.txt", _ASIDE)
         (self._directory / str(step)).rename(target)
-      except OSError as error:
+      except Exception as error:  # of a bucket, of any kind
         moved, failure = False, error
     if not hosts.on_all(moved):  # and until it is done
       raise CheckpointError(
@@ -248,10 +248,9 @@ class Checkpoints:
     Raises:
       CheckpointError: it could not.
     """
-    try:
-      self._manager.check_for_errors()
-    except Exception as error:
-      raise self.explained(error) from error
+    # orbax has an error of its threads ready for whoever waits for them.
+    if not self._manager.is_saving_in_progress():
+      self.wait()
 
   def wait(self) -> None:
     """Returns when what was begun is written.

@@ -80,14 +80,21 @@ class Claim:
     All processes call it together; the folder is there.
 
     Raises:
-      ValueError: some do not see what the first writes. On all processes.
+      ValueError: some do not see what the first writes, or it cannot write.
+        On all processes.
     """
     if jax.process_count() == 1:
       return
     token = self._workdir / f".{hosts.from_first(secrets.token_hex(8))}.tmp"
+    problem = None
     if jax.process_index() == 0:
-      token.write_bytes(b"here")
-    hosts.on_all(True)  # it is there
+      try:
+        token.write_bytes(b"here")
+      except Exception as error:  # of a bucket, of any kind
+        problem = str(error)
+    problem = hosts.from_first(problem)  # and now it is there
+    if problem:
+      raise ValueError(f"workdir {self._workdir} cannot be written: {problem}")
     seen = hosts.gather(token.exists())
     if jax.process_index() == 0:
       token.unlink(missing_ok=True)

@@ -35,6 +35,18 @@ _USER_ERRORS = (
 )
 
 
+#: Parts of a recipe that have a name.
+_NAMED = (
+  "model",
+  "discriminator",
+  "loss",
+  "optimizer",
+  "d_optimizer",
+  "schedule",
+  "d_schedule",
+)
+
+
 def _fail(message: object, code: int = 2) -> NoReturn:
   print(f"train.py: {message}", file=sys.stderr)
   raise SystemExit(code)
@@ -53,10 +65,11 @@ def _reason(text: str) -> str:
   whole = re.search(r"--(config\S*)=.*Failed to parse '(.*)' as a Conf", text)
   if whole:
     field, value = whole.groups()
-    name = f", such as --{field}.name={value}" if value.isidentifier() else ""
+    named = field.rpartition(".")[2] in _NAMED and value.isidentifier()
+    such = f", such as --{field}.name={value}" if named else ""
     return (
-      f"{field} has several fields, and '{value}' is none of them; set "
-      f"one{name} (configs/common.py lists them)"
+      f"{field} has several fields; set one of them{such} (configs/common.py "
+      "lists them)"
     )
   unknown = re.search(r"'(\w+)\\?'.*Did you mean \"(\w+)\"", text, re.DOTALL)
   if unknown:
@@ -106,7 +119,7 @@ def _compile(config: Config, topology: str, *, search: bool) -> None:
   begin = lambda size: print(f"compiling {size} a chip", file=sys.stderr)
   largest = largest_batch(config, topology, on_compiled=tell, on_begin=begin)
   about = " or more" if largest >= MOST else ""
-  if largest >= 32:  # looked for to a sixteenth
+  if largest // config.accumulate >= 32:  # looked for to a sixteenth
     about += ", to within a sixteenth"
   print(
     f"{config.name}: the largest batch a chip that fits is {largest}{about}"

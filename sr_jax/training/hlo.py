@@ -50,7 +50,7 @@ class Exchange:
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-  """What one device does in one run of the program.
+  """What is done in one run of the program: by all devices, or by one.
 
   Attributes:
     flops: Of convolutions and matrix products, two a product; padding counts
@@ -96,7 +96,7 @@ def cost(hlo: str) -> Cost:
   if entry is None:
     raise ValueError(
       "hlo has no line that begins with 'ENTRY': it is not the text of a "
-      "compiled program; give compiled.as_text()"
+      "program; give written(lowered) or compiled.as_text()"
     )
 
   @functools.cache

@@ -249,7 +249,7 @@ class _Run:
       self._stop(step)
     except Exception:  # no memory for an image, a file that is gone
       if jax.process_count() == 1:
-        with contextlib.suppress(CheckpointError):
+        with contextlib.suppress(Exception):  # the first one is told
           self.recovery.save_stop(self.state, self._place())
       raise
     self.due = False

@@ -155,7 +155,8 @@ def make_optimizer(
         f"optimizer multipliers {multipliers!r} are not pairs of a pattern and "
         "a factor, such as (('deconv', 0.3),)"
       )
-    if isinstance(pair[1], str) or not 0 <= pair[1] < float("inf"):
+    number = isinstance(pair[1], (int, float))
+    if not number or not 0 <= pair[1] < float("inf"):
       raise ValueError(
         f"optimizer multiplier {pair[1]} of '{pair[0]}' is not a number from 0"
       )

@@ -72,8 +72,8 @@ class Recovery:
       The state and its place in the run; None where there is no checkpoint.
 
     Raises:
-      CheckpointError: there are some, and none is whole or fits. Nothing is
-        moved then.
+      CheckpointError: there are some, and none is whole or fits; nothing is
+        moved then. Or one that is damaged cannot be moved.
     """
     folders = [self._regular]
     if self._stopped is not None and not good:

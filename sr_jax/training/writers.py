@@ -38,6 +38,12 @@ class _Console(Console):
   def on_broken_pipe(self) -> None:
     self.quiet = True
 
+  def print(self, *args: Any, **options: Any) -> None:
+    try:
+      super().print(*args, **options)
+    except OSError:  # of a terminal that is gone
+      self.quiet = True
+
 
 class Writers:
   """Writes on one process of the run; on the others every call does nothing.
@@ -65,8 +71,9 @@ class Writers:
       self._lines = [line for line in lines if _step_of(line) <= start]
     # Not `SummaryWriter`: it writes from a thread, which an error ends, and
     # then waits for ever to hand the next event over.
-    self._events = EventsWriter(str(self._workdir / "events"))
-    self._flushed, self._lost = 0.0, False
+    self._events: EventsWriter | None = None
+    self._flushed = -math.inf
+    self._try(self._open)
     self._event(start + 1, session_log=SessionLog(status=SessionLog.START))
     self._progress = Progress(
       TextColumn("{task.description}"),
@@ -125,33 +132,36 @@ class Writers:
     write_whole(path, png.tobytes())
     self._event(step, summary=summary.image(name, image, dataformats="HWC"))
 
+  def _open(self) -> None:
+    self._events = EventsWriter(str(self._workdir / "events"))
+
   def _event(self, step: int, **what: Any) -> None:
-    """Adds to the event file; metrics.jsonl has all that is lost of it."""
-    self._try(
-      lambda: self._events.write_event(
-        Event(wall_time=time.time(), step=step, **what)
-      )
-    )
+    """Adds to the event file, while it can be written."""
+    event = Event(wall_time=time.time(), step=step, **what)
+    self._try(lambda: self._events and self._events.write_event(event))
     if time.monotonic() - self._flushed > _FLUSH:
+      self._try(lambda: self._events and self._events.flush())
       self._flushed = time.monotonic()
-      self._try(self._events.flush)
 
   def _try(self, write: Callable[[], Any]) -> None:
+    """Gives the event file up at an error: what follows half a record is lost.
+
+    A bucket that does not answer holds the run up once, not every time.
+    """
     try:
       write()
     except Exception as error:  # of a bucket, of any kind
-      if not self._lost:
-        self.line(
-          f"warning: TensorBoard's file could not be written ({error}); "
-          "metrics.jsonl has the curves too"
-        )
-      self._lost = True
+      self._events = None
+      self.line(
+        f"warning: TensorBoard's file ends here, since it could not be written "
+        f"({error}); metrics.jsonl has all curves"
+      )
 
   def close(self) -> None:
     """Ends the bar and the event file."""
     if self._active:
       self._progress.stop()
-      self._try(self._events.close)
+      self._try(lambda: self._events and self._events.close())
 
 
 def opening_line(

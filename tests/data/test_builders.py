@@ -151,10 +151,14 @@ def test_what_a_killed_build_left_is_removed(write_images):
   folder, _ = write_images((20, 20))
   parent = pathlib.Path(_prepare(folder).data_path).parent
   (left := parent / "incomplete.ABCDEF_1.0.0").mkdir()
-  (left / "sub_images-train.array_record-00000-of-00001").write_bytes(b"x")
-  shutil.rmtree(parent / "1.0.0")
-  assert len(_prepare(folder).units) == 1
-  assert [x.name for x in parent.iterdir()] == ["1.0.0"]
+  (record := left / "sub_images-train.array_record-00000").write_bytes(b"x")
+  for hours, kept in ((0, True), (2, False)):  # of a living one it is not
+    for path in (record, left):
+      os.utime(path, (time.time() - 3600 * hours,) * 2)
+    shutil.rmtree(parent / "1.0.0")
+    assert len(_prepare(folder).units) == 1
+    assert left.exists() == kept
+  assert sorted(x.name for x in parent.iterdir()) == [".lock", "1.0.0"]
 
 
 @pytest.mark.parametrize(
@@ -169,10 +173,12 @@ def test_a_damaged_build_is_named(write_images, name, content):
   if name == "features.json":  # which is for others
     assert len(_prepare(folder).units) == 1
     return
-  with pytest.raises(
-    ValueError, match=rf"records of .* in {path.parent} are damaged .* delete"
-  ):
-    _prepare(folder)
+  for _ in range(2):
+    with pytest.raises(
+      ValueError, match=rf"records of .* in {path.parent} are damaged .* delete"
+    ):
+      _prepare(folder)
+    (path / "metadata.json").unlink(missing_ok=True)
 
 
 def test_pairs(write_images):

@@ -123,5 +123,5 @@ def test_a_loop_of_a_tpu_counts_up_to_its_limit():
 
 
 def test_what_is_no_program_is_refused():
-  with pytest.raises(ValueError, match=r"give compiled\.as_text"):
+  with pytest.raises(ValueError, match=r"or compiled\.as_text"):
     hlo.cost("nothing")

@@ -8,9 +8,10 @@ import sys
 
 import jax
 import pytest
+from orbax.checkpoint._src.path import atomicity
 
 from sr_jax import hosts, training
-from sr_jax.training import checkpoints, claim, evaluator
+from sr_jax.training import claim, evaluator
 from tests.training import runs
 
 
@@ -37,18 +38,17 @@ def test_a_checkpoint_that_fails_is_told_at_the_next_line(
   config, tmp_path, monkeypatch
 ):
   """Of the writing thread; not an evaluation and its steps later."""
-  config.steps, config.log_every, config.eval_every = 60, 1, 20
-  manager = checkpoints.ocp.CheckpointManager
+  config.steps, config.log_every, config.eval_every = 3000, 1, 1500
+  written = atomicity.AtomicRenameTemporaryPath
 
-  def full(self):
-    if self.latest_step() == 20:
-      raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+  async def full(self, *_, **__):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-  monkeypatch.setattr(manager, "check_for_errors", full)
+  monkeypatch.setattr(written, "finalize", full)
   with pytest.raises(training.CheckpointError, match=r"^disk full: the run.s"):
     training.train(config, tmp_path / "run")
   steps = [x["step"] for x in runs.lines(tmp_path / "run") if "loss" in x]
-  assert 20 <= steps[-1] < 40
+  assert 1500 <= steps[-1] < 3000
 
 
 def test_a_workdir_that_is_not_one_for_all_is_refused(tmp_path, monkeypatch):
