@@ -101,8 +101,8 @@ A host has {_HOSTS} cores (vCPU) with four chips. Where one
 crop an image takes more, the last column says how many it takes of each
 (`config.data.crops_per_image`); "none" is where cutting alone takes more.
 `config.data.num_workers` is to be about the cores that are used; recipes have
-4, DCGAN's none. Networks of a few thousand parameters (SRCNN, FSRCNN) come nowhere
-near that use: their figures are a bound that no step reaches.
+4, DCGAN's none. Networks of a few thousand parameters (SRCNN, FSRCNN) come
+nowhere near that use: their figures are a bound that no step reaches.
 
 | recipe | topology | crops a second and host | cores, one crop an image | \
 crops an image |

@@ -35,9 +35,8 @@ def build(builder: tfds.core.GeneratorBasedBuilder, name: str) -> None:
     if path.exists():  # another process has built it meanwhile
       builder.info.read_from_directory(path)
       return
-    for left in path.parent.glob(
-      "incomplete.*"
-    ):  # by a process that was killed
+    # Of processes that were killed.
+    for left in path.parent.glob("incomplete.*"):
       if time.time() - _touched(left) > _IDLE:
         left.rmtree(missing_ok=True)
     try:
@@ -58,7 +57,7 @@ def build(builder: tfds.core.GeneratorBasedBuilder, name: str) -> None:
 
 def _touched(folder: epath.Path) -> float:
   """When something in it was last written."""
-  paths = [folder, *folder.glob("**/*")]
+  paths = [folder, *folder.glob("*")]
   times = [os.stat(x).st_mtime for x in paths if os.path.exists(x)]
   return max(times, default=time.time())
 
