@@ -194,9 +194,10 @@ def test_what_all_processes_left_out_is_told_once(monkeypatch):
 def test_the_second_interrupt_is_at_once(config, tmp_path, monkeypatch):
   def twice():
     handler = signal.getsignal(signal.SIGINT)
-    _send(signal.SIGINT)
-    while handler.__self__._number is None:  # it is noted before the next
-      time.sleep(0.01)
+    # Noted before the next; one that comes just before the main thread begins
+    # to wait for a batch does not wake it.
+    while handler.__self__._number is None:
+      _send(signal.SIGINT)
     _send(signal.SIGINT)
     time.sleep(3)  # no batch comes, and no step ends
 
