@@ -13,6 +13,7 @@ import functools
 import math
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 
@@ -80,7 +81,8 @@ class _Op:
 
 def written(lowered: jax.stages.Lowered) -> str:
   """The text of a program before any pass of a compiler, of all devices."""
-  return lowered.compiler_ir("hlo").get_hlo_module().to_string()
+  program: Any = lowered.compiler_ir("hlo")
+  return program.get_hlo_module().to_string()
 
 
 def cost(hlo: str) -> Cost:

@@ -21,7 +21,10 @@ from rich.progress import (
 )
 from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.event_pb2 import (  # made when it is imported
+  Event,  # pyright: ignore[reportAttributeAccessIssue]
+  SessionLog,  # pyright: ignore[reportAttributeAccessIssue]
+)
 
 from sr_jax.training.experiment import Experiment
 from sr_jax.training.state import TrainState
