@@ -190,24 +190,23 @@ def gather(value: Any) -> list[Any]:
   ]
 
 
-def together(
-  make: Callable[[], Any], errors: tuple[type[Exception], ...]
-) -> Any:
+def together(make: Callable[[], Any]) -> Any:
   """What each process makes; if one cannot, none goes on.
 
   Args:
-    make: Called on every process.
-    errors: What it may raise.
+    make: Called on every process. An OSError or ValueError is what may be
+      wrong on one host alone.
 
   Raises:
-    ValueError: on every process, with the first one's error.
+    OSError, ValueError: that of one process alone; of several a ValueError, on
+      every one, with the first one's words.
   """
   if jax.process_count() == 1:
     return make()
   made, problem = None, None
   try:
     made = make()
-  except errors as error:
+  except (OSError, ValueError) as error:
     problem = str(error)
   problems = [x for x in gather(problem) if x is not None]
   if problems:

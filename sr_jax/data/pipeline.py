@@ -28,8 +28,8 @@ class Loader:
   """An iterator of batches whose place can be saved and restored.
 
   Attributes:
-    iterator: The grain iterator beneath, which Orbax saves as it is. Its state
-      is that of the batches handed out, whatever has been prefetched.
+    iterator: The grain iterator beneath. Its state is that of the batches
+      handed out, whatever has been prefetched.
     num_images: What an epoch goes through, of all shards together: images, or
       the sub-images they were cut into; of clips windows of frames.
     fingerprint: Of the images' names and sizes, in their order: where it is

@@ -1,8 +1,10 @@
 """What `eval.py` does with its flags: one line for a mistake."""
 
+import signal
 import sys
 from typing import Any
 
+import jax
 from absl import flags
 
 from sr_jax import hosts
@@ -32,6 +34,9 @@ def main(
     except ValueError as error:
       print(f"eval.py: {error}", file=sys.stderr)
       return 2
+    if jax.distributed.is_initialized():
+      # jax notes it, for runs that stop at the end of a step.
+      signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
       return run(**options)
     except KeyboardInterrupt:

@@ -132,7 +132,7 @@ def run(
     return mesh, jobs, options
 
   try:
-    mesh, jobs, options = hosts.together(plan, USER_ERRORS)
+    mesh, jobs, options = hosts.together(plan)
   except USER_ERRORS as error:
     console.print(f"eval.py: {error}", markup=False, soft_wrap=True)
     return 2
@@ -243,13 +243,13 @@ def _evaluate(
       title = f"{job.label}, {job.dataset} x{job.scale}"
       how = (options["degradation"], options["ssim_flavour"])
       try:
-        job = hosts.together(job.loaded, USER_ERRORS)
+        job = hosts.together(job.loaded)
         key = (job.dataset, job.scale, job.kind, job.channels, *how)
         if key not in prepared:
           _make_room(prepared)
           progress.reset(task, description=f"{title}: preparing", total=None)
           make = functools.partial(_prepare, job, options, advance)
-          prepared[key] = hosts.together(make, USER_ERRORS)
+          prepared[key] = hosts.together(make)
         benchmark = prepared[key]
         images = getattr(benchmark, "images", ())
         count = getattr(benchmark, "num_frames", len(images))
@@ -257,7 +257,7 @@ def _evaluate(
         make = functools.partial(
           _measure, job.network, benchmark, keep_outputs, mesh, advance
         )
-        result = hosts.together(make, USER_ERRORS)
+        result = hosts.together(make)
       except USER_ERRORS as error:
         rows.append(dataclasses.replace(row, problem=str(error)))
         continue
@@ -276,10 +276,14 @@ def _evaluate(
 
 
 def _make_room(prepared: dict[tuple[Any, ...], _Prepared]) -> None:
-  """Drops the sets that were prepared first where they take much memory."""
+  """Drops the sets that were prepared first where they take much memory.
+
+  Of all processes the same ones: what is dropped they prepare together.
+  """
   while prepared:
     sets = [x for x in prepared.values() if isinstance(x, PreparedBenchmark)]
-    if sum(a.nbytes for x in sets for a in (*x.lr, *x.hr)) < _MOST_HELD:
+    held = sum(a.nbytes for x in sets for a in (*x.lr, *x.hr))
+    if max(hosts.gather(held)) < _MOST_HELD:
       return
     del prepared[next(iter(prepared))]
 

@@ -26,7 +26,7 @@ from sr_jax.training.hlo import Cost, cost, written
 from sr_jax.training.steps import compile_step
 from sr_jax.types import Config
 
-#: Entries of a batch a chip beyond which none is looked for.
+#: Entries of every chip beyond which none are tried.
 MOST = 4096
 _SHAPE = r"[1-9]\d*(x[1-9]\d*){1,2}"
 # Times the largest that fits, the next that is tried at most.
@@ -135,14 +135,15 @@ class DoesNotFitError(ValueError):
 
 
 def compile_for(
-  config: Config, topology: str, *, batch_per_chip: int | None = None
+  config: Config, topology: str, *, each: int | None = None
 ) -> Compiled:
   """Compiles a recipe's step.
 
   Args:
     config: A recipe. VGG19 is taken to be random: its values do not matter.
     topology: Generation and shape, as "v5e:2x2".
-    batch_per_chip: Instead of the recipe's batch.
+    each: Instead of the recipe's batch, the entries of every chip, or of all
+      chips that share out an image's rows (`config.mesh.space`) together.
 
   Returns:
     Memory, collectives, and the time it took.
@@ -153,12 +154,12 @@ def compile_for(
   """
   devices = _devices(topology)
   config = config.copy_and_resolve_references()
-  if batch_per_chip is not None:
-    config.data.batch_size = batch_per_chip * len(devices)
+  mesh = sharding.make_mesh(**config.mesh, devices=devices)
+  if each is not None:
+    config.data.batch_size = each * (mesh.size // mesh.shape["space"])
   if config.perceptual.weight or config.perceptual.style_weight:
     config.perceptual.vgg = "random"
   parts = experiment.build(config)
-  mesh = sharding.make_mesh(**config.mesh, devices=devices)
   shape = (config.data.batch_size, *parts.batch_shape)
   sharding.check_batch(mesh, shape, accumulate=config.accumulate)
 
@@ -239,7 +240,10 @@ def largest_batch(
   on_compiled: Callable[[Compiled], None],
   on_begin: Callable[[int], None] = lambda size: None,
 ) -> int:
-  """The largest batch a chip that fits.
+  """The largest batch that fits, as entries of every chip.
+
+  Where chips share out an image's rows (`config.mesh.space`), it is the entries
+  of all these together: an image may be too large for one chip.
 
   Memory grows by nearly the same with each entry of a batch, so that from two
   sizes the largest is foreseen; it is compiled, and its neighbours, until one
@@ -249,23 +253,23 @@ def largest_batch(
     config: A recipe.
     topology: As for `compile_for`.
     on_compiled: Called after each.
-    on_begin: Called before each with its entries a chip.
+    on_begin: Called before each with its entries.
 
   Returns:
-    Entries of a batch a chip; 0 where not one fits. More than `MOST` are not
-    tried.
+    The entries; 0 where not one fits. More than `MOST` are not tried.
 
   Raises:
     ValueError: see `compile_for`.
   """
   peaks: dict[int, int] = {}
   low, high = 0, 0
-  each = config.accumulate  # a step splits a batch into as many parts
-  size = max(1, config.data.batch_size // (count_chips(topology) * each))
+  parts = config.accumulate  # a step splits a batch into as many
+  shares = max(1, count_chips(topology) // max(1, config.mesh.space))
+  size = max(1, config.data.batch_size // (shares * parts))
   while low < MOST and (not high or high - low > max(1, low // 16)):
-    on_begin(size * each)
+    on_begin(size * parts)
     try:
-      found = compile_for(config, topology, batch_per_chip=size * each)
+      found = compile_for(config, topology, each=size * parts)
     except DoesNotFitError:
       high = size
     else:
@@ -275,7 +279,7 @@ def largest_batch(
     size = _next_size(peaks, low, high, memory=_chip(topology).memory)
     # What small sizes foretell is wrong by far for large ones.
     size = min(size, max(_LEAP * low, 1), MOST)
-  return low * each
+  return low * parts
 
 
 def count_chips(topology: str) -> int:

@@ -20,21 +20,12 @@ from orbax.checkpoint.checkpoint_managers import (
 )
 
 from sr_jax import hosts, sharding
+from sr_jax.training import metadata
 from sr_jax.training.state import TrainState
 from sr_jax.weights.files import write_whole
 
 #: Entry of the data by which they, and the state, are known to be whole.
 _DIGEST = "digest"
-
-#: What orbax writes of a checkpoint, and of what type.
-_METADATA = {
-  "item_handlers": (dict, str),
-  "metrics": (dict,),
-  "performance_metrics": (dict,),
-  "init_timestamp_nsecs": (int,),
-  "commit_timestamp_nsecs": (int,),
-  "custom_metadata": (dict,),
-}
 
 _ASIDE = b"""Checkpoints that could not be read, by their steps. Nothing
 reads them again; delete them when you like.
@@ -45,6 +36,17 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 class CheckpointError(RuntimeError):
   """A checkpoint could not be written or read."""
+
+
+class _Manager(ocp.CheckpointManager):
+  """One that leaves notices of a preemption to `StopRequests`.
+
+  orbax's threads would ask jax's service with the step of a checkpoint, and set
+  back the count by which processes agree on where to stop.
+  """
+
+  def reached_preemption(self, step: int) -> bool:
+    return False
 
 
 class Checkpoints:
@@ -63,7 +65,9 @@ class Checkpoints:
     keep_best: int = 1,
   ):
     self._directory = epath.Path(directory)
-    _check_metadata(self._directory)
+    problem = metadata.mend(self._directory)
+    if problem:
+      raise CheckpointError(f"checkpoints cannot be read: {problem}")
     policies: list[Any] = [LatestN(n=keep_last)]
     if keep_best:
       policies.append(
@@ -73,7 +77,7 @@ class Checkpoints:
           keep_checkpoints_without_metrics=False,
         )
       )
-    self._manager = ocp.CheckpointManager(
+    self._manager = _Manager(
       self._directory,
       options=ocp.CheckpointManagerOptions(
         preservation_policy=AnyPreservationPolicy(policies),
@@ -338,42 +342,6 @@ def has_checkpoint(directory: epath.PathLike) -> bool:
   if not directory.is_dir():
     return False
   return any(path.name.isdigit() for path in directory.iterdir())
-
-
-def _check_metadata(directory: epath.Path) -> None:
-  """Renames files of metadata that are damaged: orbax would open no other.
-
-  Nothing is lost with them but a checkpoint's standing as best.
-  """
-  if jax.process_index() == 0 and directory.is_dir():
-    for pattern, whole in (
-      ("*/metrics/metrics", _are_metrics),
-      ("*/_CHECKPOINT_METADATA", _are_metadata),
-    ):
-      for path in directory.glob(pattern):
-        try:
-          good = whole(json.loads(path.read_text()))
-        except (RecursionError, ValueError):
-          good = False
-        if not good:
-          with contextlib.suppress(FileNotFoundError):
-            path.rename(path.parent / f"{path.name.lstrip('_')}.damaged")
-  hosts.on_all(True)
-
-
-def _are_metrics(found: Any) -> bool:
-  return isinstance(found, dict) and all(
-    isinstance(x, (int, float)) for x in found.values()
-  )
-
-
-def _are_metadata(found: Any) -> bool:
-  return isinstance(found, dict) and all(
-    key in _METADATA
-    and isinstance(x, (*_METADATA[key], type(None)))
-    and not (isinstance(x, int) and not 0 <= x < 1 << 62)  # is no time
-    for key, x in found.items()
-  )
 
 
 def abstract(state: Any, shardings: Any) -> Any:

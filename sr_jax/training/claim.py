@@ -64,10 +64,11 @@ class Claim:
 
     Raises:
       BusyError: another run has it. On all processes.
+      OSError, ValueError: its lock cannot be opened, as `hosts.together`.
     """
-    holder = None
-    if jax.process_index() == 0 and self._file is None and not self.warning:
-      holder = self._lock()
+    first = jax.process_index() == 0
+    wanted = first and self._file is None and not self.warning
+    holder = hosts.together(lambda: self._lock() if wanted else None)
     if not hosts.on_all(holder is None):
       raise BusyError(
         f"workdir {self._workdir} is in use by {holder or 'another run'}. Stop "

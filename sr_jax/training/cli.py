@@ -116,13 +116,15 @@ def _compile(config: Config, topology: str, *, search: bool) -> None:
   if not search:
     tell(compile_for(config, topology))
     return
-  begin = lambda size: print(f"compiling {size} a chip", file=sys.stderr)
+  space = config.mesh.space
+  unit = "a chip" if space == 1 else f"for every {space} chips"
+  begin = lambda size: print(f"compiling {size} {unit}", file=sys.stderr)
   largest = largest_batch(config, topology, on_compiled=tell, on_begin=begin)
   about = " or more" if largest >= MOST else ""
   if largest // config.accumulate >= 32:  # looked for to a sixteenth
     about += ", to within a sixteenth"
   print(
-    f"{config.name}: the largest batch a chip that fits is {largest}{about}"
+    f"{config.name}: the largest batch {unit} that fits is {largest}{about}"
   )
 
 

@@ -90,8 +90,7 @@ class _Run:
     self.main = jax.process_index() == 0
     fields = checks.fields(config)
     hosts.check_alike({f"config.{k}": v for k, v in fields.items()})
-    parts = experiments.build(config)
-    self.parts = parts
+    self.parts = parts = hosts.together(lambda: experiments.build(config))
     self.mesh = sharding.make_mesh(**config.mesh)
     sharding.check_batch(
       self.mesh,
@@ -102,19 +101,19 @@ class _Run:
     stack.push(claim.close)
     if hosts.on_all(workdir.is_dir()):
       claim.take()
-    checks.check_unchanged(config, workdir / "config.json")
+    hosts.together(
+      lambda: checks.check_unchanged(config, workdir / "config.json")
+    )
     self.health = checks.bind(
       Health, "health", dict(config.health), later=("max_skipped",)
     )(max_skipped=config.max_skipped)
     # Told before anything is prepared, and before there is a folder; a run that
     # goes on needs none.
-    self.starts = [] if can_go_on(workdir) else read_starts(config, parts.model)
-    self.evaluator = hosts.together(
-      lambda: Evaluator(config, parts), (OSError, ValueError)
+    self.starts = hosts.together(
+      lambda: [] if can_go_on(workdir) else read_starts(config, parts.model)
     )
-    loader = hosts.together(
-      lambda: open_loader(config, parts), (OSError, ValueError)
-    )
+    self.evaluator = hosts.together(lambda: Evaluator(config, parts))
+    loader = hosts.together(lambda: open_loader(config, parts))
     self.loader = Watched(loader, config.data.timeout)
     close_at_end(stack, self.loader)
     (self.workdir / "weights").mkdir(parents=True, exist_ok=True)
@@ -177,7 +176,9 @@ class _Run:
       self.parts.init_state, out_shardings=sharding.replicated(self.mesh)
     )
     state = jax.device_put(init(key), self.shardings)
-    for start in self.starts or read_starts(self.config, self.parts.model):
+    for start in hosts.together(
+      lambda: self.starts or read_starts(self.config, self.parts.model)
+    ):
       state = warm_start(state, start)
       self.anew += start.missing
     self.starts = []
@@ -190,6 +191,8 @@ class _Run:
     start = int(self.state.step)
     self._announce(start)
     self.stop.begin()
+    if self.stop.asked():  # while several processes made ready
+      self._stop(start)
     if self.due:
       self._look(start)
     elif start >= config.steps:
@@ -220,13 +223,13 @@ class _Run:
         pending.clear()
         since, since_step = time.monotonic(), step
       self.due = step % config.eval_every == 0 or last
-      asked = self.stop.asked(step)
+      asked = self.stop.asked()
       if self.due and not asked:
         jax.block_until_ready(self.state)
         paused = time.monotonic()
         self._look(step)
         since += time.monotonic() - paused
-        asked = self.stop.asked(step)
+        asked = self.stop.asked()
       if asked and (self.due or not last):
         self._stop(step)
     self.recovery.wait()

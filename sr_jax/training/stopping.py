@@ -28,16 +28,18 @@ class StopRequests:
 
   Over several processes jax's preemption service does, which
   `jax.distributed.initialize` starts: a SIGTERM to any of them, which is also
-  how a cloud tells that it takes a machine away, stops all at one step. A
-  Ctrl-C is not shared there, and ends its process as it always does.
+  how a cloud tells that it takes a machine away, is found at one step by all,
+  and by the first `asked` if it came before. A Ctrl-C is not shared there, and
+  ends its process as it always does.
 
   As a context it puts the former handlers back. Until `begin`, there is no
-  step to wait for, and both signals end the run at once; so does a second
-  SIGINT always.
+  step to wait for, and in a run of one process both signals end it at once; so
+  does a second SIGINT always.
   """
 
   def __init__(self):
     self._number: int | None = None
+    self._times_asked = 0
     self._at_once = True
     self._begun = False
     self._former: dict[int, Any] = {}
@@ -68,19 +70,19 @@ class StopRequests:
     finally:
       self._at_once = False
 
-  def asked(self, step: int) -> bool:
-    """Whether to stop now. All processes call it after every step.
-
-    Args:
-      step: That has just been made.
+  def asked(self) -> bool:
+    """Whether to stop now. All processes call it together.
 
     Returns:
       The same on every process.
     """
     if jax.process_count() == 1:
       return self._number is not None
+    # The service agrees on one more than the highest number it was asked with
+    # so far, and on no later one: so not a run's own steps, which begin at any.
+    self._times_asked += 1
     try:
-      return multihost_utils.reached_preemption_sync_point(step)
+      return multihost_utils.reached_preemption_sync_point(self._times_asked)
     except RuntimeError:  # switched off, by jax_enable_preemption_service
       return False
 

@@ -26,6 +26,7 @@ from tensorboardX.proto.event_pb2 import (  # made when it is imported
   SessionLog,  # pyright: ignore[reportAttributeAccessIssue]
 )
 
+from sr_jax.training.checkpoints import is_disk_full
 from sr_jax.training.experiment import Experiment
 from sr_jax.training.state import TrainState
 from sr_jax.types import Config
@@ -120,7 +121,13 @@ class Writers:
       self._lines.pop()
     self._lines.append(json.dumps(point))
     # Whole again each time: object stores cannot append.
-    write_whole(self._jsonl, "".join(f"{x}\n" for x in self._lines).encode())
+    text = "".join(f"{x}\n" for x in self._lines)
+    try:
+      write_whole(self._jsonl, text.encode())
+    except Exception as error:  # of a bucket, of any kind
+      if is_disk_full(error):
+        raise
+      self.line(f"warning: {error}; tried again at the next line")
     for key, value in finite.items():
       self._event(step, summary=summary.scalar(key, value))
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from sr_jax import hosts, models, sharding, weights
-from sr_jax.evaluation import run
+from sr_jax.evaluation import cli, run
 from tests.training import runs
 
 
@@ -121,19 +122,47 @@ def test_what_one_process_cannot_read_is_told_and_ends_all(workplace):
 
 
 def test_together_is_each_ones_own(monkeypatch):
-  assert hosts.together(lambda: 3, (ValueError,)) == 3
+  assert hosts.together(lambda: 3) == 3
   monkeypatch.setattr(jax, "process_count", lambda: 2)
   monkeypatch.setattr(hosts, "gather", lambda problem: [problem, "not there"])
   with pytest.raises(ValueError, match="not there"):
-    hosts.together(lambda: 3, (ValueError,))
+    hosts.together(lambda: 3)
   monkeypatch.setattr(hosts, "gather", lambda problem: [problem, None])
-  assert hosts.together(lambda: 3, (ValueError,)) == 3
+  assert hosts.together(lambda: 3) == 3
 
   def fail():
     raise OSError("no disk")
 
   with pytest.raises(ValueError, match="no disk"):
-    hosts.together(fail, (OSError,))
+    hosts.together(fail)
+
+
+def test_room_is_made_by_all_alike(monkeypatch):
+  """By the largest share, which is another process's."""
+
+  def held(size):
+    made = object.__new__(run.PreparedBenchmark)
+    for name, arrays in (("lr", [np.zeros(size, np.uint8)]), ("hr", [])):
+      object.__setattr__(made, name, arrays)
+    return made
+
+  monkeypatch.setattr(run, "_MOST_HELD", 100)
+  monkeypatch.setattr(hosts, "gather", lambda size: [size, size + 90])
+  prepared = {("first",): held(20), ("second",): held(5)}
+  run._make_room(prepared)
+  assert list(prepared) == [("second",)]
+
+
+def test_a_signal_ends_an_evaluation_on_a_pod_too(monkeypatch):
+  """jax keeps SIGTERM for runs that stop at the end of a step."""
+  noted = signal.signal(signal.SIGTERM, lambda *_: None)
+  try:
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(hosts, "connect", lambda *_: None)
+    monkeypatch.setattr(cli, "run", lambda: signal.getsignal(signal.SIGTERM))
+    assert cli.main(None, None, None) == signal.SIG_DFL
+  finally:
+    signal.signal(signal.SIGTERM, noted)
 
 
 _IN_ROWS = """

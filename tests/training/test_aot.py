@@ -38,7 +38,7 @@ with config.unlocked():
 told = []
 for topology in ["v5e:2x2", "v5e:3x5x7"]:
   try:
-    found = compile_for(config, topology, batch_per_chip=2)
+    found = compile_for(config, topology, each=2)
   except ValueError as error:
     told.append({"error": str(error)})
     continue
@@ -60,7 +60,7 @@ def reduced(recipe, num_frames, **model):
   with config.unlocked():
     config.model.update(remat=True, dtype="bfloat16", **model)
   config.data.num_frames = num_frames
-  found = compile_for(config, "v5e:2x2", batch_per_chip=2)
+  found = compile_for(config, "v5e:2x2", each=2)
   return {
     "collectives": sorted(found.cost.collectives),
     "flops": found.cost.flops,
@@ -217,17 +217,17 @@ def test_a_compiler_that_is_not_installed_is_told(monkeypatch):
 def test_the_largest_batch_is_found(peak, largest, most, monkeypatch):
   tried = []
 
-  def compile_for(config, topology, *, batch_per_chip):
-    tried.append(batch_per_chip)
-    if peak(batch_per_chip) > 40e9:
+  def compile_for(config, topology, *, each):
+    tried.append(each)
+    if peak(each) > 40e9:
       raise aot.DoesNotFitError("no room")
     return aot.Compiled(
       topology=topology,
       chips=4,
-      batch_size=4 * batch_per_chip,
+      batch_size=4 * each,
       seconds=1.0,
       arguments=0,
-      temporaries=int(peak(batch_per_chip)),
+      temporaries=int(peak(each)),
       cost=Cost(0.0, {}, 0),
       hlo="",
     )
@@ -235,12 +235,20 @@ def test_the_largest_batch_is_found(peak, largest, most, monkeypatch):
   monkeypatch.setattr(aot, "compile_for", compile_for)
   monkeypatch.setattr(aot, "_devices", lambda topology: [None] * 4)
   told = []
-  config = ConfigDict({"data": {"batch_size": 32}, "accumulate": 1})
+  config = ConfigDict(
+    {"data": {"batch_size": 32}, "accumulate": 1, "mesh": {"space": 1}}
+  )
   found = aot.largest_batch(config, "v5e:2x2", on_compiled=told.append)
   assert largest - max(1, largest // 16) <= found <= largest
   assert len(tried) <= most
   assert len(set(tried)) == len(tried)
   assert told
+  # Chips that share out an image's rows have one together.
+  assert tried[0] == 8
+  tried.clear()
+  config.mesh.space = 4
+  aot.largest_batch(config, "v5e:2x2", on_compiled=told.append)
+  assert tried[0] == 32
   # In parts of a batch, the more of them: a step splits it into as many.
   tried.clear()
   config.accumulate = 3

@@ -283,6 +283,27 @@ def test_events_that_cannot_be_written_hold_nothing_up(
   assert told.count("TensorBoard's file ends here") == 1
 
 
+def test_a_line_that_could_not_be_written_is_in_the_next(
+  tmp_path, monkeypatch, capsys
+):
+  """A bucket that does not answer once."""
+  refused = iter([None, ConnectionError("503 try later"), None])
+  write = writers_module.write_whole
+
+  def written(path, content):
+    if error := next(refused):
+      raise error
+    write(path, content)
+
+  monkeypatch.setattr(writers_module, "write_whole", written)
+  writers = loop.Writers(tmp_path, steps=3, start=0, active=True)
+  for step in (1, 2, 3):
+    writers.scalars(step, {"loss": 0.5})
+  writers.close()
+  assert [x["step"] for x in runs.lines(tmp_path)] == [1, 2, 3]
+  assert capsys.readouterr().err.count("503 try later") == 1
+
+
 _LOG_CLOSED = """
 import os, sys
 from sr_jax.training.writers import Writers

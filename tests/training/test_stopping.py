@@ -145,11 +145,11 @@ def test_a_request_between_two_questions_is_not_lost():
   """After the step's question, before the evaluation that can be broken off."""
   with stopping.StopRequests() as stop:
     stop.begin()
-    assert not stop.asked(1)
+    assert not stop.asked()
     _send(signal.SIGTERM)
     with pytest.raises(training.Stopped), stop.at_once():
       pytest.fail("it is made")
-    assert stop.asked(1)
+    assert stop.asked()
 
 
 def test_what_hangs_does_not_hold_up_an_interrupt(monkeypatch):
@@ -282,7 +282,7 @@ def test_data_that_do_not_come_are_noticed(config, tmp_path, monkeypatch):
 
 
 _ON_TWO_HOSTS = """
-import sys
+import os, signal, sys, time
 import jax
 jax.config.update("jax_num_cpu_devices", 1)
 jax.config.update("jax_cpu_collectives_implementation", "gloo")
@@ -292,6 +292,15 @@ flags.FLAGS.mark_as_parsed()
 sys.path.insert(0, {root!r})
 from configs import quickstart
 from sr_jax import training
+from sr_jax.training.stopping import StopRequests
+begin = StopRequests.begin
+def noticed(self):
+  if sys.argv[1] == "1":
+    os.kill(os.getpid(), signal.SIGTERM)
+  time.sleep(3)  # until it is known to both
+  begin(self)
+if {early}:
+  StopRequests.begin = noticed
 config = quickstart.get_config()
 config.model.num_features = 8
 config.data.train = {images!r}
@@ -305,10 +314,13 @@ training.train(config, {workdir!r})
 
 @pytest.mark.slow
 def test_two_hosts_stop_at_one_step(images, tmp_path):
-  """The notice comes to the second host alone."""
+  """The notice comes to the second host alone.
+
+  While it trains, and in the run that goes on before its first step.
+  """
 
   @contextlib.contextmanager
-  def hosts(workdir, steps):
+  def hosts(workdir, steps, *, early=False):
     port = runs.free_port()
     code = _ON_TWO_HOSTS.format(
       root=str(runs.ROOT),
@@ -316,6 +328,7 @@ def test_two_hosts_stop_at_one_step(images, tmp_path):
       workdir=str(workdir),
       steps=steps,
       port=port,
+      early=early,
     )
     env = {**os.environ, "SR_JAX_CACHE": str(tmp_path / "cache")}
     command = [sys.executable, "-c", code]
@@ -334,6 +347,8 @@ def test_two_hosts_stop_at_one_step(images, tmp_path):
       assert time.monotonic() - begun < 240
       time.sleep(0.02)
     pair[1].terminate()
+    assert [host.wait(timeout=240) for host in pair] == [143, 143]
+  with hosts(broken, 100_000, early=True) as pair:
     assert [host.wait(timeout=240) for host in pair] == [143, 143]
   (stopped,) = (broken / "stopped").iterdir()
   steps = int(stopped.name) + 3
