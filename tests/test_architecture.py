@@ -13,6 +13,7 @@ _FLOORS = {
   "sharding": 0,
   "hosts": 0,
   "npz": 0,
+  "files": 0,
   "ops": 0,
   "degradations": 1,
   "models": 1,
@@ -49,6 +50,9 @@ _UNSAFE_CALLS = (
   *("np.load", "numpy.load", "np.fromregex", "scipy.io.loadmat", "loadmat"),
   *("jnp.load", "jax.numpy.load", "torch.load", "yaml.load"),
   *("importlib.import_module", "shutil.unpack_archive"),
+  # They import the classes that a build's features.json names.
+  *("tfds.load", "tfds.builder", "tfds.builder_from_directory"),
+  "tfds.builder_from_directories",
 )
 _UNSAFE_METHODS = ("extract", "extractall", "load_module", "exec_module")
 
@@ -128,7 +132,12 @@ def _unsafe(tree):
 
 @pytest.mark.parametrize("path", _MODULES + _SCRIPTS, ids=lambda p: p.stem)
 def test_nothing_that_is_read_is_run(path):
-  assert not list(_unsafe(ast.parse(path.read_text())))
+  found = list(_unsafe(ast.parse(path.read_text())))
+  if path == _PACKAGE / "data" / "build_once.py":  # which looks at it before
+    (opened,) = found
+    assert opened.endswith(": tfds.builder_from_directory")
+    return
+  assert not found
 
 
 @pytest.mark.parametrize(

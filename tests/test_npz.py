@@ -61,7 +61,11 @@ def test_files_that_stand_for_much():
     header = {"descr": "<f8", "fortran_order": False, "shape": (1 << 40,)}
     text = repr(header).ljust(117).encode() + b"\n"
     archive.writestr("x.npy", b"\x93NUMPY\x01\x00\x76\x00" + text)
-  for data in (zeros, stream.getvalue()):
+  # They would be eight times that as float64.
+  rng = np.random.default_rng(0)
+  narrow = rng.integers(0, 4, 1 << 22, np.int8)
+  narrow = _file({"x": narrow}, np.savez_compressed)
+  for data in (zeros, narrow, stream.getvalue()):
     run = lambda data=data: read_npz(data)
     assert not damage.read(run, len(data)).loaded
 

@@ -4,19 +4,31 @@ import contextlib
 import errno
 import fcntl
 import io
+import json
 import os
 import sys
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import tensorflow_datasets as tfds
 from absl import logging
 from etils import epath
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+from sr_jax.files import is_disk_full
+
 #: Seconds after which an unfinished build is taken to be nobody's, even where
 #: no lock says so.
 _IDLE = 3600
+#: What a build of ours is made of. TFDS imports whatever classes are named.
+_CLASSES = tuple(
+  f"tensorflow_datasets.core.features.{name}"
+  for name in (
+    "features_dict.FeaturesDict",
+    "tensor_feature.Tensor",
+    "text_feature.Text",
+  )
+)
 
 
 def build(builder: tfds.core.GeneratorBasedBuilder, name: str) -> None:
@@ -42,8 +54,7 @@ def build(builder: tfds.core.GeneratorBasedBuilder, name: str) -> None:
     try:
       builder.download_and_prepare()
     except (OSError, RuntimeError) as error:
-      # ArrayRecord has words for it, and no number.
-      if any(os.strerror(number) in str(error) for number in _FULL):
+      if is_disk_full(error):
         raise ValueError(
           f"disk full: the records of {name!r} could not be built in "
           f"{path.parent}. Free some space there, or name another folder by "
@@ -87,6 +98,28 @@ def _lock(file: int, how: int) -> bool:
   except OSError as error:
     return error.errno not in (errno.EWOULDBLOCK, errno.EACCES)
   return True
+
+
+def open_build(path: str) -> tfds.core.DatasetBuilder:
+  """One that `build` made, in whatever process.
+
+  Raises:
+    ValueError: it names classes that no build of ours has. TFDS would import
+      them, and what is imported runs.
+  """
+  text = (epath.Path(path) / "features.json").read_text()
+  for name in _texts(json.loads(text)):
+    if "." in name and name not in _CLASSES:
+      raise ValueError(f"its features.json names {name[:200]}")
+  return tfds.builder_from_directory(path)
+
+
+def _texts(tree: Any) -> Iterator[str]:
+  if isinstance(tree, dict | list):
+    for value in tree.values() if isinstance(tree, dict) else tree:
+      yield from _texts(value)
+  elif isinstance(tree, str):
+    yield tree
 
 
 @contextlib.contextmanager

@@ -26,9 +26,9 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
 
 from sr_jax.data import builders, temporal, transforms
+from sr_jax.data.build_once import open_build
 from sr_jax.types import Batch
 
 #: Frames of the clips, or that they are images.
@@ -362,7 +362,7 @@ def _permutation(seed: int, epoch: int, size: int) -> np.ndarray:
 @functools.cache
 def _open(path: str, split: str):
   """One reader for each build and process; they do not travel to workers."""
-  builder = tfds.builder_from_directory(path)
+  builder = open_build(path)
   return builder.as_data_source(split)  # pyright: ignore[reportCallIssue]
 
 

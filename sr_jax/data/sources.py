@@ -18,6 +18,7 @@ import numpy as np
 from etils import epath
 
 from sr_jax.data import benchmarks
+from sr_jax.files import is_file
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm")
 
@@ -322,7 +323,7 @@ def image_files(folder: epath.Path) -> tuple[epath.Path, ...]:
     for path in folder.iterdir()
     if path.suffix.lower() in SUFFIXES
     and not path.name.startswith(".")
-    and not path.is_dir()
+    and is_file(path)
   )
   return tuple(sorted(files, key=lambda path: path.name))
 

@@ -27,8 +27,8 @@ from sr_jax.evaluation.benchmark import (
   prepare,
 )
 from sr_jax.evaluation.networks import INTERPOLATIONS, Network, load_enlarger
+from sr_jax.files import check_target, write_whole
 from sr_jax.models import describe
-from sr_jax.weights.files import check_target, write_whole
 from sr_jax.weights.interpolation import check_alpha
 
 #: Side of the square that is shown, in pixels of the ground truth.

@@ -24,11 +24,11 @@ from jaxtyping import Float, UInt8
 from sr_jax.data.sources import read_image
 from sr_jax.evaluation.benchmark import crop_to_multiple
 from sr_jax.evaluation.networks import INTERPOLATIONS, Network, load_network
+from sr_jax.files import check_target, write_whole
 from sr_jax.models import SparseCoding, example_inputs, feature_maps
 from sr_jax.ops.color import rgb_to_y
 from sr_jax.ops.resize import imresize
 from sr_jax.weights import tree
-from sr_jax.weights.files import check_target, write_whole
 
 #: Tiles of a row, unless there are more than its square; inputs and outputs
 #: that are drawn at most.

@@ -86,6 +86,8 @@ def load_network(
     config = read_record(path).get("config") or {}
   # A recipe says what it answers to, or with "" that nothing is published.
   key = config.get("published")
+  if not isinstance(key, str | None):
+    raise ValueError(f"{path}: its config.published is no text, but {key!r}")
   found = None
   if key != "":
     found = match(name, arguments, path=str(path), key=key or "")

@@ -40,8 +40,8 @@ from sr_jax.evaluation.jobs import (
   weight_jobs,
 )
 from sr_jax.evaluation.results import BenchmarkResult, known_metrics
+from sr_jax.files import check_target, write_whole
 from sr_jax.inference import kind
-from sr_jax.weights.files import check_target, write_whole
 
 _Prepared = PreparedBenchmark | PreparedClips | None
 

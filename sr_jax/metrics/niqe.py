@@ -18,6 +18,7 @@ from etils import epath
 from jaxtyping import Float, Shaped
 from scipy import ndimage, special
 
+from sr_jax.files import check_source
 from sr_jax.npz import read_npz
 from sr_jax.ops.color import rgb_to_y, to_float
 from sr_jax.ops.resize import imresize
@@ -107,10 +108,13 @@ def load_prior(path: str | os.PathLike) -> NiqePrior:
       f"there is no NIQE prior {path}: bring the file niqe_pris_params.npz of "
       "BasicSR (in its folder basicsr/metrics) and put it there"
     )
+  check_source(path)
   try:
     found = read_npz(path.read_bytes())
     if missing := [key for key in _KEYS.values() if key not in found]:
       raise ValueError(f"it lacks {missing}")
+    if any(found[key].size > _NUM_FEATURES**2 for key in _KEYS.values()):
+      raise ValueError("its arrays are larger")
     arrays = {
       field: np.asarray(found[key], np.float64) for field, key in _KEYS.items()
     }

@@ -1,7 +1,6 @@
 """Checkpoints of the state and of the place in the data, by orbax."""
 
 import contextlib
-import errno
 import itertools
 import json
 import math
@@ -20,9 +19,9 @@ from orbax.checkpoint.checkpoint_managers import (
 )
 
 from sr_jax import hosts, sharding
+from sr_jax.files import is_disk_full, write_whole
 from sr_jax.training import metadata
 from sr_jax.training.state import TrainState
-from sr_jax.weights.files import write_whole
 
 #: Entry of the data by which they, and the state, are known to be whole.
 _DIGEST = "digest"
@@ -30,8 +29,6 @@ _DIGEST = "digest"
 _ASIDE = b"""Checkpoints that could not be read, by their steps. Nothing
 reads them again; delete them when you like.
 """
-
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class CheckpointError(RuntimeError):
@@ -204,7 +201,14 @@ class Checkpoints:
 
   def _check_parameters(self, state: TrainState, step: int) -> None:
     """Compares shapes before anything is read: orbax tells it in pages."""
-    stored = _parameters(self._manager.item_metadata(step)["state"].tree)
+    tree = self._manager.item_metadata(step)["state"].tree
+    for leaf in jax.tree.leaves(tree):
+      # Stored in pieces, which may say they are larger than the whole.
+      storage = getattr(leaf, "storage", None)
+      chunks = getattr(storage, "chunk_shape", None) or ()
+      if any(c > max(n, 1) for c, n in zip(chunks, leaf.shape, strict=False)):
+        raise ValueError(f"an array of {leaf.shape} in pieces of {chunks}")
+    stored = _parameters(tree)
     wanted = _parameters(state)
     differing = [
       f"{path} is {wanted.get(path)} here and {stored.get(path)} there"
@@ -323,17 +327,6 @@ def _sums(leaves: Sequence[jax.Array]) -> jax.Array:
     return jnp.sum(bits, dtype=jnp.uint32)  # in any order the same
 
   return jnp.stack([of(x) for x in leaves])
-
-
-def is_disk_full(error: BaseException | None) -> bool:
-  """Whether an error, or one that it came from, is a disk without space."""
-  while error is not None:
-    if "No space left on device" in str(error):
-      return True
-    if isinstance(error, OSError) and error.errno in _FULL:
-      return True
-    error = error.__cause__ or error.__context__
-  return False
 
 
 def has_checkpoint(directory: epath.PathLike) -> bool:

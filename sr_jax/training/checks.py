@@ -35,6 +35,13 @@ _MAY_CHANGE = (
 )
 
 
+#: Characters of the config that a run was begun with; a recipe's has 4 kB.
+_MAX_STORED = 1 << 18
+_MAX_NAME = 200
+#: Fields that differ, and characters of each, that a message has.
+_SHOWN = 200
+
+
 def bind(
   make: Callable[..., Any],
   section: str,
@@ -139,7 +146,10 @@ def check_unchanged(config: Config, stored: epath.Path) -> None:
     return
   new = fields(config)
   try:
-    read = json.loads(stored.read_text())
+    text = stored.read_text()
+    if len(text) > _MAX_STORED:
+      raise ValueError(f"it has {len(text)} characters, over {_MAX_STORED}")
+    read = json.loads(text)
     if not isinstance(read, dict):
       raise ValueError(f"it is a {type(read).__name__}")
     old = _flat(read)
@@ -155,8 +165,11 @@ def check_unchanged(config: Config, stored: epath.Path) -> None:
     and not any(key == x or key.startswith(x + ".") for x in _MAY_CHANGE)
   ]
   if changed:
+    told = [text[:_SHOWN] for text in changed[:_SHOWN]]
+    rest = len(changed) - len(told)
     raise ValueError(
-      f"{stored.parent} holds a run of another config: {'; '.join(changed)}. "
+      f"{stored.parent} holds a run of another config: {'; '.join(told)}"
+      f"{f' and {rest} more' if rest else ''}. "
       "Give another --workdir, or --config.resume_changed=True to go on with "
       "the new one"
     )
@@ -171,6 +184,8 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
   """`{"a": {"b": 1}}` as `{"a.b": 1}`."""
   flat = {}
   for key, value in tree.items():
+    if len(prefix + key) > _MAX_NAME:
+      raise ValueError(f"a field's name has over {_MAX_NAME} characters")
     if isinstance(value, dict):
       flat |= _flat(value, f"{prefix}{key}.")
     else:

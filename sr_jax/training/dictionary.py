@@ -17,9 +17,9 @@ from sr_jax import weights
 from sr_jax.data import load_images
 from sr_jax.evaluation import records, tables
 from sr_jax.evaluation.benchmark import evaluate, prepare
+from sr_jax.files import check_target
 from sr_jax.models.sparse_coding import SparseCoding, fit
 from sr_jax.ops.color import rgb_to_y
-from sr_jax.weights.files import check_target
 
 
 def main(argv: list[str] | None = None) -> int:

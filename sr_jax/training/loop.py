@@ -12,13 +12,10 @@ from absl import logging
 from etils import epath
 
 from sr_jax import hosts, sharding, weights
+from sr_jax.files import is_disk_full, sweep, write_whole
 from sr_jax.training import checks
 from sr_jax.training import experiment as experiments
-from sr_jax.training.checkpoints import (
-  CheckpointError,
-  abstract,
-  is_disk_full,
-)
+from sr_jax.training.checkpoints import CheckpointError, abstract
 from sr_jax.training.claim import Claim, find_workdir
 from sr_jax.training.evaluator import Evaluator
 from sr_jax.training.feed import Watched, open_loader
@@ -35,7 +32,6 @@ from sr_jax.training.stopping import Stopped, StopRequests, close_at_end
 from sr_jax.training.warm_start import read_starts, warm_start
 from sr_jax.training.writers import Writers, opening_line, progress_line
 from sr_jax.types import Config
-from sr_jax.weights.files import sweep, write_whole
 
 
 def train(config: Config, workdir: epath.PathLike) -> dict[str, float]:

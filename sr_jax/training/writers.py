@@ -26,11 +26,10 @@ from tensorboardX.proto.event_pb2 import (  # made when it is imported
   SessionLog,  # pyright: ignore[reportAttributeAccessIssue]
 )
 
-from sr_jax.training.checkpoints import is_disk_full
+from sr_jax.files import is_disk_full, write_whole
 from sr_jax.training.experiment import Experiment
 from sr_jax.training.state import TrainState
 from sr_jax.types import Config
-from sr_jax.weights.files import write_whole
 
 #: Seconds between two writes of events to the disk, or to a bucket.
 _FLUSH = 120.0
@@ -71,7 +70,7 @@ class Writers:
     self._console = _Console(stderr=True, highlight=False, soft_wrap=True)
     self._lines = []
     if self._jsonl.exists():
-      lines = self._jsonl.read_text().splitlines()
+      lines = self._jsonl.read_bytes().decode(errors="replace").split("\n")
       self._lines = [line for line in lines if _step_of(line) <= start]
     # Not `SummaryWriter`: it writes from a thread, which an error ends, and
     # then waits for ever to hand the next event over.
@@ -242,5 +241,5 @@ def _step_of(line: str) -> float:
   """The step of a line; past every step where a killed process cut it off."""
   try:
     return float(json.loads(line)["step"])
-  except (ValueError, KeyError, TypeError):
+  except (KeyError, OverflowError, RecursionError, TypeError, ValueError):
     return math.inf

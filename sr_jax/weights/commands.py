@@ -10,9 +10,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from sr_jax.files import check_target, write_whole
 from sr_jax.models import build, describe
 from sr_jax.weights import tree
-from sr_jax.weights.files import check_target, write_whole
 from sr_jax.weights.native import (
   file_kind,
   load,
@@ -72,12 +72,13 @@ def inspect(file: str, scale: int | None, layers: bool) -> int:
     digest = hashlib.sha256(each.read_bytes()).hexdigest()
     lines["sha256" + f" {each.suffix}" * (len(files) > 1)] = digest
   for key, figure in (record.get("figures") or {}).items():
-    lines[f"figures.{key}"] = json.dumps(figure)
+    # Any name, without what would steer a terminal.
+    lines["figures." + json.dumps(key)[1:-1]] = json.dumps(figure)
   if record.get("config"):
     lines["config"] = json.dumps(record["config"])
   width = max(map(len, lines))
   for key, text in lines.items():
-    _CONSOLE.print(f"[bold]{key:{width}}[/bold]  ", end="")
+    _CONSOLE.print(f"{key:{width}}  ", end="", style="bold", markup=False)
     _CONSOLE.print(text, markup=False)
   if layers:
     table = _table("array", "shape", "mean", "deviation")

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from sr_jax.files import check_source
 from sr_jax.models import FSRCNN, SRCNN
 from sr_jax.weights import tree
 from sr_jax.weights.plain_mat import Value, read_mat
@@ -43,6 +44,7 @@ def load_mat(
   Source: SRCNN.m and FSRCNN.m, mmlab.ie.cuhk.edu.hk/projects/SRCNN.html.
   """
   path = epath.Path(path).expanduser()
+  check_source(path)
   try:
     content = read_mat(path.read_bytes())
   except ValueError as error:

@@ -7,10 +7,10 @@ from typing import Any
 import safetensors.numpy
 from etils import epath
 
+from sr_jax.files import check_source, write_whole
 from sr_jax.models import build, describe
 from sr_jax.types import Variables
 from sr_jax.weights import ncnn, tree
-from sr_jax.weights.files import write_whole
 from sr_jax.weights.mat import load_mat
 from sr_jax.weights.ncnn_networks import load_ncnn
 from sr_jax.weights.plain_safetensors import (
@@ -200,6 +200,7 @@ def file_kind(path: epath.PathLike) -> str:
       f"{path} is a folder; give a weight file (.safetensors, .pth, .mat or "
       ".param)"
     )
+  check_source(path)
   with path.open("rb") as file:
     start = file.read(16)
   if start.startswith(_MATLAB_MAGIC):
@@ -309,12 +310,15 @@ def _record(path: epath.Path, metadata: dict[str, str]) -> dict[str, Any]:
   try:
     record = read_text(metadata, _METADATA_KEY)
     version = record["format"]
+    for key in ("config", "figures"):
+      if not isinstance(record.get(key), dict | None):
+        raise ValueError(f"its '{key}' is no JSON object")
   except (KeyError, ValueError) as error:
     raise ValueError(_damaged(path, error)) from error
   if version != _FORMAT:
     raise ValueError(
-      f"{path} is of format {version}, and this version of sr_jax reads format "
-      f"{_FORMAT}; update sr_jax"
+      f"{path} is of format {version!r}, and this version of sr_jax reads "
+      f"format {_FORMAT}; update sr_jax"
     )
   return record
 

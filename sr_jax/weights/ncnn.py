@@ -5,6 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from etils import epath
 
+from sr_jax.files import check_source
+
 #: What the text begins with.
 MAGIC = b"7767517"
 
@@ -74,6 +76,7 @@ def read_nodes(path: epath.PathLike) -> list[Node]:
         f"there is no {file}; ncnn's two files lie side by side, as NAME.param "
         "and NAME.bin"
       )
+    check_source(file)
   try:
     nodes = _parse(text.read_bytes())
   except ValueError as error:

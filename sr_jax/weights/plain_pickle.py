@@ -17,6 +17,7 @@ _MAX_INSTRUCTIONS = 500_000
 _TENSOR_COST = 8
 _MAX_AXES = 8
 _MAX_SIZE = 1 << 62
+_MAX_NAME = 1000
 
 _ORDERED_DICT = "collections.OrderedDict"
 # The second of each is what PyTorch wrote until 2018 (0.3 and earlier).
@@ -137,33 +138,34 @@ class Machine:
         self._stack.append(make(items))
       case "APPEND":
         item = stack.pop()
-        _of(list, stack[-1]).append(item)
+        of_kind(list, stack[-1]).append(item)
       case "APPENDS":
         items = self._marked()
-        _of(list, self._stack[-1]).extend(items)
+        of_kind(list, self._stack[-1]).extend(items)
       case "SETITEM":
         items = self._last(2)
         del stack[-2:]
-        _of(dict, stack[-1]).update(_dict(items))
+        of_kind(dict, stack[-1]).update(_dict(items))
       case "SETITEMS":
         items = self._marked()
-        _of(dict, self._stack[-1]).update(_dict(items))
+        of_kind(dict, self._stack[-1]).update(_dict(items))
       case "GLOBAL":
         stack.append(_global(*arg.split(" ", 1)))
       case "STACK_GLOBAL":
         module, name = self._last(2)
-        stack[-2:] = [_global(_of(str, module), _of(str, name))]
+        stack[-2:] = [_global(of_kind(str, module), of_kind(str, name))]
       case "BINPERSID":
-        stack.append(self._storage(*_of(tuple, stack.pop())))
+        stack.append(self._storage(*of_kind(tuple, stack.pop())))
       case "REDUCE":
         called, args = self._last(2)
-        stack[-2:] = [self._call(_of(_Global, called).name, _of(tuple, args))]
+        name = of_kind(_Global, called).name
+        stack[-2:] = [self._call(name, of_kind(tuple, args))]
       case "BUILD":
         # A state dict's attribute _metadata (versions of its modules), or an
         # old parameter's requires_grad: neither is needed.
         state = stack.pop()
-        _of(tuple if isinstance(stack[-1], Tensor) else dict, state)
-        _of(Tensor if isinstance(state, tuple) else dict, stack[-1])
+        of_kind(tuple if isinstance(stack[-1], Tensor) else dict, state)
+        of_kind(Tensor if isinstance(state, tuple) else dict, stack[-1])
       case "INST":
         raise _refused(arg.replace(" ", "."))
       case _:
@@ -180,15 +182,15 @@ class Machine:
 
   def _storage(self, *args: Any) -> Storage:
     """('storage', type, key, device, elements[, view])."""
-    if _of(str, args[0]) != "storage":
+    if of_kind(str, args[0]) != "storage":
       raise RefusedError(f"it holds a {args[0][:80]} by reference")
     _, kind, key, _, size, *view = args
-    kind = _of(_Global, kind).name
+    kind = of_kind(_Global, kind).name
     if kind not in STORAGES:
       raise ValueError(f"{kind} is no storage")
     if view not in ([], [None]):
       raise RefusedError("a storage in it is a view of another")
-    new = Storage(kind, _of(str, key), _size(size))
+    new = Storage(kind, of_kind(str, key), _size(size))
     old = self.storages.setdefault(new.key, new)
     if (old.kind, old.size) != (new.kind, new.size):
       raise ValueError(f"storage {new.key} is of two kinds")
@@ -197,11 +199,11 @@ class Machine:
   def _call(self, name: str, args: tuple[Any, ...]) -> Any:
     """The few calls that plain data needs."""
     if name == _ORDERED_DICT:  # Python 2 wrote its items as pairs
-      pairs = _of(list, args[0]) if args else []
+      pairs = of_kind(list, args[0]) if args else []
       self.instructions += len(pairs)  # a list may come again and again
       return _dict([x for pair in pairs for x in _two(pair)])
     if name in _PARAMETERS:
-      return _of(Tensor, args[0])
+      return of_kind(Tensor, args[0])
     if name in _TENSORS:
       self.instructions += _TENSOR_COST
       return _tensor(*args)
@@ -220,11 +222,11 @@ def _tensor(
   del requires_grad, hooks  # neither is needed
   if metadata:
     raise RefusedError("a tensor in it is marked as conjugate or negative")
-  axes = len(_of(tuple, shape))
-  if axes != len(_of(tuple, strides)) or axes > _MAX_AXES:
+  axes = len(of_kind(tuple, shape))
+  if axes != len(of_kind(tuple, strides)) or axes > _MAX_AXES:
     raise ValueError(f"{axes} axes have {len(strides)} strides")
   return Tensor(
-    _of(Storage, storage),
+    of_kind(Storage, storage),
     _size(offset),
     tuple(map(_size, shape)),
     tuple(map(_size, strides)),
@@ -252,6 +254,8 @@ def _dict(items: Iterable[Any]) -> dict[Any, Any]:
       isinstance(key, int) and abs(key) >= 1 << 31
     ):
       raise ValueError(f"a key is a {type(key).__name__}, or a huge number")
+    if isinstance(key, str) and len(key) > _MAX_NAME:
+      raise ValueError(f"a name has {len(key)} characters")
   return dict(zip(items[::2], items[1::2], strict=True))
 
 
@@ -261,7 +265,8 @@ def _two(pair: Any) -> list[Any] | tuple[Any, ...]:
   return pair
 
 
-def _of(kind: type, value: Any) -> Any:
+def of_kind(kind: type, value: Any) -> Any:
+  """The value, which must be of that type."""
   if not isinstance(value, kind):
     raise ValueError(
       f"a {type(value).__name__} stands where {kind.__name__} is"

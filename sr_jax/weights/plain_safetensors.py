@@ -13,8 +13,8 @@ _TYPES = {
   **{"I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "<i1"},
   **{"U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "<u1", "BOOL": "?"},
 }
-# Our largest network's has 0.1 MB; as Python objects it is ten times that.
-_MAX_HEADER = 1 << 20
+# Our largest network's has 0.1 MB; as Python objects it may be 27 times that.
+_MAX_HEADER = 1 << 18
 
 
 def read_metadata(data: bytes) -> dict[str, str]:
@@ -45,8 +45,10 @@ def read_text(metadata: dict[str, str], key: str) -> dict[str, Any]:
   """One of the texts, which is a JSON object.
 
   Raises:
-    ValueError: it is not.
+    ValueError: it is not, or very long.
   """
+  if len(metadata[key]) > _MAX_HEADER:
+    raise ValueError(f"its '{key}' has over {_MAX_HEADER} characters")
   return _object(metadata[key], f"'{key}'")
 
 

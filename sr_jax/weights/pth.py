@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from sr_jax.files import check_source
 from sr_jax.npz import check_entries
 from sr_jax.weights.plain_pickle import (
   STORAGES,
@@ -17,6 +18,7 @@ from sr_jax.weights.plain_pickle import (
   RefusedError,
   Storage,
   Tensor,
+  of_kind,
 )
 
 _ZIP_MAGIC = b"PK\x03\x04"
@@ -26,7 +28,9 @@ _LEGACY_VERSION = 1001
 
 # What a file may cost: see _Builder.
 _MAX_DEPTH = 64
-_MAX_GROWTH = 8
+# Both of a checkpoint's state dicts may be of the same tensors, and half
+# precision is float32 in the end.
+_MAX_GROWTH = 3
 _SLACK = 1 << 16
 
 _PLAIN = (str, bytes, int, float, type(None))
@@ -37,6 +41,7 @@ def is_pth(path: epath.PathLike) -> bool:
   path = epath.Path(path).expanduser()
   if path.is_dir() or not path.exists():
     return False
+  check_source(path)
   with path.open("rb") as file:
     start = file.read(9)
   # safetensors begin with a length, whose bytes may be anything, and "{".
@@ -71,6 +76,7 @@ def read_pth(source: epath.PathLike | bytes) -> Any:
     path = epath.Path(source).expanduser()
     if path.is_dir():
       raise ValueError(f"{path} is a folder; give the .pth file")
+    check_source(path)
     data, what = path.read_bytes(), str(path)
   try:
     if data.startswith(_ZIP_MAGIC):
@@ -143,8 +149,8 @@ def _read_legacy(data: bytes) -> Any:
   value = machine.run(stream)
   keys = Machine().run(stream)
   blobs, at = {}, stream.tell()
-  for key in keys:
-    storage = machine.storages[key]
+  for key in of_kind(list, keys):
+    storage = machine.storages[of_kind(str, key)]
     size = int.from_bytes(data[at : at + 8], "little")
     if size != storage.size:
       raise ValueError(f"storage {key} has {size} elements, not {storage.size}")
@@ -167,8 +173,8 @@ class _Builder:
 
   References let a small pickle stand for a huge or endless value, and strides a
   few bytes for a huge tensor. So the parts of the value are counted against the
-  instructions, and the bytes of the arrays against those of the file, before
-  they are made.
+  instructions, and the numbers of the arrays against the bytes of the file,
+  before they are made: wherever a tensor is named, a network has its own.
   """
 
   def __init__(
@@ -199,6 +205,10 @@ class _Builder:
       return type(value)(self.build(v, depth + 1) for v in value)
     if not isinstance(value, Tensor):
       raise RefusedError(f"it holds {getattr(value, 'name', 'a bare storage')}")
+    itemsize = np.dtype(STORAGES[value.storage.kind]).itemsize
+    self._bytes -= math.prod(value.shape) * max(4, itemsize)
+    if self._bytes < 0:
+      raise ValueError("its tensors are far larger than the file")
     if id(value) not in self._arrays:
       self._arrays[id(value)] = self._array(value)
     return self._arrays[id(value)]
@@ -207,10 +217,6 @@ class _Builder:
     values = self._values(tensor.storage)
     kind = tensor.storage.kind
     numel = math.prod(tensor.shape)
-    itemsize = 4 if kind == "torch.BFloat16Storage" else values.itemsize
-    self._bytes -= numel * itemsize
-    if self._bytes < 0:
-      raise ValueError("its tensors are far larger than the file")
     # An axis of one has whatever stride.
     axes = list(zip(tensor.shape, tensor.strides, strict=True))
     strides = [s if n > 1 else 0 for n, s in axes]

@@ -62,7 +62,7 @@ def _constant(e: Entry) -> _Array:
 # Checkpoints nest the state dict, and trainers prefix its names.
 _WRAPPERS = ("params_ema", "params", "state_dict")
 _PREFIXES = ("module.", "generator_ema.", "generator.")
-_MAX_WRAPPED = 8
+_MAX_WRAPPED, _MAX_NAMES = 8, 20_000
 
 
 def from_torch(model: Any, state_dict: Mapping[Any, Any]) -> dict[str, Any]:
@@ -251,9 +251,12 @@ def unwrap(state_dict: Mapping[Any, Any]) -> Mapping[Any, Any]:
   """The network's own names, out of what checkpoints put around them.
 
   Raises:
-    ValueError: wrapped without end, or a name that is no text.
+    ValueError: wrapped without end, more names than any network has, or one
+      that is no text.
   """
   for _ in range(_MAX_WRAPPED):
+    if len(state_dict) > _MAX_NAMES:
+      raise ValueError(f"state_dict has {len(state_dict)} names: no network's")
     inside = _inside(state_dict)
     if inside is None:
       return state_dict
@@ -284,14 +287,18 @@ def _inside(state_dict: Mapping[Any, Any]) -> Mapping[Any, Any] | None:
 
 def _array(key: str, value: Any) -> _Array:
   """A tensor's numbers; a file may have anything under its name."""
-  try:
-    array = np.asarray(value)
-  except (OverflowError, TypeError, ValueError):
-    array = np.asarray(None)
+  # A list of arrays would be copied into one, as often as it names each.
+  known = hasattr(value, "shape") or isinstance(value, int | float)
+  array = np.asarray(value if known else None)
   kinds = (np.floating, np.integer, np.bool_)
   if not any(jnp.issubdtype(array.dtype, kind) for kind in kinds):
     raise ValueError(
       f"{key} of the state_dict is no array of numbers, but a "
       f"{type(value).__name__}; leave it out"
+    )
+  if array.dtype.itemsize == 1 and array.ndim:
+    raise ValueError(
+      f"{key} of the state_dict is {array.dtype.name}, of which no network "
+      "here is; give float32, or half precision"
     )
   return array

@@ -13,10 +13,10 @@ import numpy as np
 import safetensors.numpy
 from etils import epath
 
+from sr_jax.files import check_source, check_target, write_whole
 from sr_jax.models.vgg import VGG19
 from sr_jax.npz import check_entries, read_npz
 from sr_jax.weights import tree
-from sr_jax.weights.files import check_target, write_whole
 from sr_jax.weights.plain_safetensors import (
   read_arrays,
   read_metadata,
@@ -143,7 +143,7 @@ def _model(weights: _Weights, **arguments: Any) -> VGG19:
   widths = list(VGG19.widths)
   for i in range(len(widths)):
     bias = weights.arrays.get(f"conv{i + 1}_1/bias")
-    if bias is not None and bias.ndim == 1:
+    if bias is not None and bias.ndim == 1 and bias.size:
       widths[i] = bias.size
   return VGG19(
     widths=tuple(widths), mean=weights.mean, std=weights.std, **arguments
@@ -194,6 +194,7 @@ def _read(path: epath.Path) -> _Weights:
     )
   if path.is_dir():
     raise ValueError(f"{path} is a folder; give a file with VGG19's weights")
+  check_source(path)
   data = path.read_bytes()
   try:
     weights = _read_any(data)
@@ -222,6 +223,10 @@ def _read_any(data: bytes) -> _Weights:
       return weights
     record = read_text(metadata, _METADATA_KEY)
     mean, std = (tuple(map(float, record[key])) for key in ("mean", "std"))
+    if not (len(mean) == len(std) == 3 and min(std) > 0):
+      raise ValueError(f"mean {mean} and std {std} are not of three colours")
+    if not np.isfinite((mean, std)).all():
+      raise ValueError(f"mean {mean} or std {std} is not finite")
     return weights._replace(mean=mean, std=std)
   raise ValueError("it is neither a PyTorch checkpoint, nor safetensors or npz")
 
@@ -254,6 +259,8 @@ def _named(arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
     conv, _, kind = name.replace("/", ".").rpartition(".")
     if conv not in _CONVS or kind not in ("kernel", "weight", "bias"):
       continue
+    if not hasattr(value, "shape"):  # a list may name an array for ever
+      raise ValueError(f"{key} is a {type(value).__name__}, and no array")
     with np.errstate(all="ignore"):  # what overflows is found not finite
       array = np.asarray(value).astype(np.float32)
     if kind == "weight":

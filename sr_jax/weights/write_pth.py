@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from sr_jax.weights.files import write_whole
+from sr_jax.files import write_whole
 from sr_jax.weights.plain_pickle import STORAGES
 
 # The name that torch.save gives to what it does not know the name of.

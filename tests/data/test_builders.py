@@ -14,7 +14,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from sr_jax import data
-from sr_jax.data import builders, sources
+from sr_jax.data import build_once, builders, sources
 from sr_jax.ops import resize
 
 
@@ -179,6 +179,26 @@ def test_a_damaged_build_is_named(write_images, name, content):
     ):
       _prepare(folder)
     (path / "metadata.json").unlink(missing_ok=True)
+
+
+def test_classes_that_a_build_names_are_not_imported(
+  write_images, tmp_path, monkeypatch
+):
+  folder, _ = write_images((20, 20))
+  path = pathlib.Path(_prepare(folder).data_path)
+  text = (path / "features.json").read_text()
+  (tmp_path / "evil.py").write_text("raise SystemExit('it was run')")
+  monkeypatch.syspath_prepend(tmp_path)
+  for said in ("pythonClassName", "python\\u0043lassName", "type"):
+    evil = text.replace("pythonClassName", said)
+    evil = evil.replace(
+      "tensorflow_datasets.core.features.tensor_feature", "evil"
+    )
+    (path / "features.json").write_text(evil)
+    with pytest.raises(ValueError, match=r"features\.json names evil\.Tensor"):
+      build_once.open_build(str(path))
+  (path / "features.json").write_text(text)
+  assert len(build_once.open_build(str(path)).as_data_source("train")) == 1
 
 
 def test_pairs(write_images):

@@ -63,7 +63,8 @@ def test_a_damaged_config_is_named(config, tmp_path, examples):
     damage.read(run, len(data))
 
   each()
-  for text in ("[]", "3", '"text"', "[" * 100_000, '{"a":' * 100_000):
+  long = json.dumps({"a" * 100_000: {str(i): i for i in range(2_000)}})
+  for text in ("[]", "3", '"text"', "[" * 100_000, '{"a":' * 100_000, long):
     stored.write_text(text)
     with pytest.raises(ValueError, match=r"config\.json is damaged"):
       checks.check_unchanged(config, epath.Path(stored))

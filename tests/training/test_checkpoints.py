@@ -1,6 +1,7 @@
 """Which checkpoints stay, and what a wrong request is answered."""
 
 import contextlib
+import json
 import os
 import random
 import subprocess
@@ -11,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tensorstore as ts
 
 from sr_jax import sharding
 from sr_jax.training import (
@@ -100,6 +102,25 @@ def test_a_bit_that_turned_is_told(tmp_path, dtype):
           )
     path.write_bytes(whole)
   assert told >= 8
+
+
+def test_pieces_that_are_larger_than_the_whole(tmp_path):
+  """What is not there compresses well."""
+  with contextlib.closing(Checkpoints(tmp_path / "a")) as kept:
+    kept.save(_state(1), {})
+    kept.wait()
+  base = f"file://{tmp_path / 'a' / '1' / 'state'}/"
+  store = ts.KvStore.open({"driver": "ocdbt", "base": base}).result()
+  (key,) = (x for x in store.list().result() if b"params.v/.zarray" in x)
+  array = json.loads(store.read(key).result().value)
+  store.write(key, json.dumps({**array, "chunks": [1 << 30]})).result()
+  device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  like = abstract(_state(1), jax.tree.map(lambda _: device, _state(1)))
+  with (
+    contextlib.closing(Checkpoints(tmp_path / "a")) as kept,
+    pytest.raises(CheckpointError, match=r"\(2,\) in pieces of \(1073741824,"),
+  ):
+    kept.restore(like, 1)
 
 
 @pytest.mark.parametrize(

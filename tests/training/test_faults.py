@@ -249,7 +249,9 @@ def test_the_place_of_another_loader_is_refused(config, tmp_path):
 
 def test_a_line_cut_off_by_a_kill_is_dropped(tmp_path):
   (tmp_path / "metrics.jsonl").write_text(
-    '{"step": 1}\n{"step": 2}\n{"step": 3}\n{"step": 2, "los'
+    '{"step": 1}\n{"step": 2}\n{"step": 3}\n'
+    + "[" * 100_000
+    + f'\n{{"step": 1{"0" * 400}}}\n{{"step": 2, "los'
   )
   writers = loop.Writers(tmp_path, steps=9, start=2, active=True)
   writers.scalars(3, {"loss": 0.5})

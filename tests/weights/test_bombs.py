@@ -117,6 +117,7 @@ def test_networks_of_endless_layers(tmp_path):
     json.dumps({"__metadata__": {"sr_jax": 1}}),
     json.dumps({"__metadata__": {"sr_jax": "[]"}}),
     "{" + '"a":[],' * 400_000 + '"b":1}',
+    '{"a":[' + "[]," * 340_000 + "1]}",
   ):
     text = header if header.startswith("{") else "{" + header
     path.write_bytes(struct.pack("<Q", len(text)) + text.encode())
@@ -183,6 +184,44 @@ def pickles_of_many_objects():
   assert damage.read(run, len(data), slack=_PICKLED).loaded
 
 
+def test_pickles_that_name_a_thing_again_and_again():
+  array = np.zeros(100_000, np.float32)
+  again = b"h\x09" * 4_000
+  listed = pth_bytes.Raw(
+    b"](" + pth_bytes.of_array("0", array).code + b"q\x09" + again + b"e"
+  )
+  names = {str(i): pth_bytes.Raw(b"h\x09") for i in range(4_000)}
+  first = pth_bytes.Raw(pth_bytes.of_array("0", array).code + b"q\x09")
+  wide = pth_bytes.of_array("0", np.zeros(400_000, np.uint8))
+  files = [
+    pth_bytes.zip_file(value, {"0": array.tobytes()})
+    for value in ({"a": listed}, {"a": first, **names}, {"a": wide, "b": wide})
+  ]
+  files.append(pth_bytes.zip_file({"a" * 4_000_000: 1}, {}))
+  # A storage's name, hashed through all that it is nested in.
+  deep = b"\x80\x02])" + b"\x85" * 20_000 + b"a."
+  files.append(pth_bytes.legacy_file({}, {})[: -len(pth_bytes.dump([]))] + deep)
+  for data in files:
+    for reader in (read_pth, _load_pth, _load_vgg):
+      run = functools.partial(reader, data)
+      assert not damage.read(run, len(data), slack=4 << 20).loaded
+  described = {"params": {}, "sr_jax_network": "[" + "{}," * 100_000 + "1]"}
+  data = pth_bytes.zip_file(described, {})
+  assert not damage.read(lambda: _load_pth(data), len(data), slack=0).loaded
+
+
+def _load_pth(data):
+  with tempfile.NamedTemporaryFile(suffix=".pth") as file:
+    pathlib.Path(file.name).write_bytes(data)
+    return load(file.name, scale=2)
+
+
+def _load_vgg(data):
+  with tempfile.NamedTemporaryFile(suffix=".pth") as file:
+    pathlib.Path(file.name).write_bytes(data)
+    return load_vgg19(file.name, layers=("conv1_1",))
+
+
 def test_zip_files_of_many_entries():
   entry = b"PK\1\2" + bytes(24) + struct.pack("<H", 1) + bytes(16) + b"a"
   count = 100_000
@@ -201,6 +240,10 @@ def test_state_dicts_of_anything():
     {key: "text"},
     {key: {"a": 1}},
     {key: [[1], [1, 2]]},
+    {key: [np.zeros(250_000, np.float32)] * 4_000},  # 4 GB as one array
+    {key: ["x" * 250_000] + [""] * 4_000},
+    {key: fine[key].astype(np.uint8)},
+    {f"{i}": np.zeros(()) for i in range(30_000)},
     {key: 1 << 70},
     {key: None},
     {"module." * 2000 + key: fine[key]},

@@ -63,6 +63,18 @@ def test_inspect_tells_what_we_wrote_beside(tmp_path, capsys):
   assert '{"seed": 3}' in printed
 
 
+def test_what_a_file_says_steers_no_terminal(tmp_path, capsys):
+  path = tmp_path / "net.safetensors"
+  figures = {"[/x]": 1, "[bold]y": 2, "\x1b[2J": "\x1b]0;title\x07"}
+  save(path, NETWORK, filled(NETWORK), figures=figures)
+  assert _run("inspect", path) == 0
+  printed = capsys.readouterr().out
+  assert "figures.[/x]" in printed
+  assert "figures.[bold]y" in printed
+  assert "\x1b" not in printed
+  assert "\x07" not in printed
+
+
 def test_there_and_back(pth, tmp_path, capsys):
   ours, back = tmp_path / "a.safetensors", tmp_path / "b.pth"
   torch, again = tmp_path / "c.safetensors", tmp_path / "d.safetensors"

@@ -154,7 +154,8 @@ def test_load_checks_the_scale(file):
 
 def test_a_broken_record(file):
   _, tensors = _metadata(file)
-  for text in ("{", "{}", "[]"):
+  record = '{"format": 1, "figures": [1]}'
+  for text in ("{", "{}", "[]", record, record.replace("figures", "config")):
     safetensors.numpy.save_file(tensors, file, {"sr_jax": text})
     with pytest.raises(ValueError, match="damaged"):
       load(file)

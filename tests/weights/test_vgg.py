@@ -267,6 +267,17 @@ _NAN = ARRAYS["conv1_1/bias"] * np.nan
       safetensors.numpy.save(ARRAYS, {"sr_jax_vgg19": json.dumps([])}),
       "not a readable file",
     ),
+    (
+      safetensors.numpy.save(
+        ARRAYS,
+        {"sr_jax_vgg19": json.dumps({"mean": [0, 0, 0], "std": [1, 1, 0]})},
+      ),
+      "std .* are not of three colours",
+    ),
+    (
+      _caffe(ARRAYS | {"conv1_1/bias": np.zeros(0, np.float32)}),
+      r"conv1_1/bias is \(0,\)",
+    ),
   ],
 )
 def test_other_files_are_refused(tmp_path, data, message):

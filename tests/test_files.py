@@ -6,7 +6,10 @@ import os
 import pytest
 from etils import epath
 
-from sr_jax.weights.files import write_whole
+from sr_jax import weights
+from sr_jax.data import load_images
+from sr_jax.files import write_whole
+from sr_jax.metrics import load_prior
 
 
 def test_a_file_is_replaced_and_nothing_is_left_beside(tmp_path):
@@ -24,6 +27,32 @@ def test_what_is_no_file_is_not_replaced(tmp_path):
       write_whole(tmp_path / name, b"")
   assert (tmp_path / "pipe").is_fifo()
   assert sorted(os.listdir(tmp_path)) == ["folder", "pipe"]
+
+
+@pytest.mark.parametrize(
+  "read",
+  [
+    weights.load,
+    weights.read_pth,
+    weights.load_ncnn,
+    lambda path: weights.load_mat(path, scale=3),
+    lambda path: weights.load_vgg19(path, layers=("conv1_1",)),
+    load_prior,
+  ],
+)
+def test_a_pipe_is_not_waited_for(tmp_path, read):
+  for suffix in (".param", ".bin"):
+    os.mkfifo(tmp_path / f"pipe{suffix}")
+  with pytest.raises(ValueError, match=r"pipe\.\w+ is a device or a pipe"):
+    read(tmp_path / "pipe.param")
+  with pytest.raises(ValueError, match="is a device or a pipe"):
+    read("/dev/zero")
+
+
+def test_a_pipe_is_no_image(tmp_path):
+  os.mkfifo(tmp_path / "a.png")
+  with pytest.raises(ValueError, match="holds no images"):
+    load_images(str(tmp_path))
 
 
 def test_a_missing_folder_is_named(tmp_path):

@@ -1,9 +1,34 @@
-"""Files that are whole at any moment."""
+"""Files that are whole at any moment, and what is none."""
 
 import contextlib
+import errno
 import os
 
 from etils import epath
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def check_source(path: epath.PathLike) -> None:
+  """Refuses to read what may have no end: a device, a pipe, a socket.
+
+  Raises:
+    ValueError: it is one. Not of a folder, nor where there is nothing.
+  """
+  if _is_special(path):
+    raise ValueError(f"{path} is a device or a pipe, and no file; give a file")
+
+
+def is_file(path: epath.Path) -> bool:
+  """Whether it is one that can be read to its end."""
+  return path.is_file() and not _is_special(path)
+
+
+def _is_special(path: epath.PathLike) -> bool:
+  # epath's is_file() is true of a device; a bucket has none.
+  return os.path.exists(path) and not (
+    os.path.isfile(path) or os.path.isdir(path)
+  )
 
 
 def check_target(path: epath.PathLike) -> None:
@@ -13,9 +38,7 @@ def check_target(path: epath.PathLike) -> None:
     ValueError: there is such a thing.
   """
   path = epath.Path(path)
-  # epath's is_file() is true of a device; a bucket has none.
-  special = os.path.exists(path) and not os.path.isfile(path)
-  if path.is_dir() or special:
+  if path.is_dir() or _is_special(path):
     kind = "folder" if path.is_dir() else "device, and no file"
     raise ValueError(f"{path} is a {kind}; give the name of a file to write")
 
@@ -62,3 +85,15 @@ def sweep(folder: epath.PathLike) -> None:
   """
   for path in epath.Path(folder).glob(".*.tmp"):
     path.unlink(missing_ok=True)
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+  """Whether an error, or one that it came from, is a disk without space."""
+  while error is not None:
+    if isinstance(error, OSError) and error.errno in _FULL:
+      return True
+    # Of libraries that have words for it, and no number.
+    if any(os.strerror(number) in str(error) for number in _FULL):
+      return True
+    error = error.__cause__ or error.__context__
+  return False
