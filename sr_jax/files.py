@@ -20,8 +20,11 @@ def check_source(path: epath.PathLike) -> None:
 
 
 def is_file(path: epath.Path) -> bool:
-  """Whether it is one that can be read to its end."""
-  return path.is_file() and not _is_special(path)
+  """Whether it is one to read to its end; a link whose file is gone is, too.
+
+  That is an error for whoever reads it, and nothing to be left out.
+  """
+  return not path.is_dir() and not _is_special(path)
 
 
 def _is_special(path: epath.PathLike) -> bool:

@@ -45,14 +45,22 @@ def read_npz(data: bytes) -> dict[str, np.ndarray]:
       entries, growth = archive.infolist(), _MAX_GROWTH * len(data)
       if sum(info.file_size for info in entries) > growth:
         raise ValueError("its entries say they are far larger than the file")
-      return dict(_read_entry(archive, info, growth) for info in entries)
+      found = {}
+      for info in entries:
+        name, array = _read_entry(archive, info)
+        # A network, or a prior, has them in float32 or float64 in the end.
+        growth -= 8 * array.size
+        if growth < 0:
+          raise ValueError("its arrays are far larger than the file")
+        found[name] = array
+      return found
   except Exception as error:  # a damaged file fails in many ways
     reason = f"{type(error).__name__}: {error}"[:300]
     raise ValueError(f"not a readable .npz of numbers ({reason})") from error
 
 
 def _read_entry(
-  archive: zipfile.ZipFile, info: zipfile.ZipInfo, growth: int
+  archive: zipfile.ZipFile, info: zipfile.ZipInfo
 ) -> tuple[str, np.ndarray]:
   if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
     raise ValueError(f"{info.filename} is compressed in another way")
@@ -69,9 +77,6 @@ def _read_entry(
     raise ValueError(
       f"{info.filename} is not an array of its size, or not of numbers"
     )
-  # A network, or a prior, has them in float32 or float64 in the end.
-  if 8 * count > growth:
-    raise ValueError("its arrays are far larger than the file")
   array = np.frombuffer(content, dtype, count, start) if count else ()
   return info.filename.removesuffix(".npy"), np.reshape(
     np.asarray(array, dtype), shape, order="F" if by_column else "C"

@@ -8,6 +8,7 @@ from etils import epath
 
 from sr_jax import weights
 from sr_jax.data import load_images
+from sr_jax.data.sources import image_files
 from sr_jax.files import write_whole
 from sr_jax.metrics import load_prior
 
@@ -45,6 +46,10 @@ def test_a_pipe_is_not_waited_for(tmp_path, read):
     os.mkfifo(tmp_path / f"pipe{suffix}")
   with pytest.raises(ValueError, match=r"pipe\.\w+ is a device or a pipe"):
     read(tmp_path / "pipe.param")
+  (tmp_path / "pipe.bin").unlink()
+  (tmp_path / "pipe.bin").write_bytes(b"")
+  with pytest.raises(ValueError, match=r"pipe|neither"):
+    read(tmp_path / "pipe.bin")
   with pytest.raises(ValueError, match="is a device or a pipe"):
     read("/dev/zero")
 
@@ -53,6 +58,9 @@ def test_a_pipe_is_no_image(tmp_path):
   os.mkfifo(tmp_path / "a.png")
   with pytest.raises(ValueError, match="holds no images"):
     load_images(str(tmp_path))
+  # But a link whose image is gone, which is an error, and not one image less.
+  (tmp_path / "b.png").symlink_to(tmp_path / "gone.png")
+  assert [x.name for x in image_files(epath.Path(tmp_path))] == ["b.png"]
 
 
 def test_a_missing_folder_is_named(tmp_path):

@@ -156,7 +156,7 @@ def compile_for(
   config = config.copy_and_resolve_references()
   mesh = sharding.make_mesh(**config.mesh, devices=devices)
   if each is not None:
-    config.data.batch_size = each * (mesh.size // mesh.shape["space"])
+    config.data.batch_size = each * mesh.shape["data"] * mesh.shape["fsdp"]
   if config.perceptual.weight or config.perceptual.style_weight:
     config.perceptual.vgg = "random"
   parts = experiment.build(config)

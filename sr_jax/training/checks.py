@@ -38,8 +38,8 @@ _MAY_CHANGE = (
 #: Characters of the config that a run was begun with; a recipe's has 4 kB.
 _MAX_STORED = 1 << 18
 _MAX_NAME = 200
-#: Fields that differ, and characters of each, that a message has.
-_SHOWN = 200
+#: Fields that a message has of those that differ.
+_SHOWN = 50
 
 
 def bind(
@@ -165,11 +165,10 @@ def check_unchanged(config: Config, stored: epath.Path) -> None:
     and not any(key == x or key.startswith(x + ".") for x in _MAY_CHANGE)
   ]
   if changed:
-    told = [text[:_SHOWN] for text in changed[:_SHOWN]]
-    rest = len(changed) - len(told)
+    rest = len(changed) - _SHOWN
     raise ValueError(
-      f"{stored.parent} holds a run of another config: {'; '.join(told)}"
-      f"{f' and {rest} more' if rest else ''}. "
+      f"{stored.parent} holds a run of another config: "
+      f"{'; '.join(changed[:_SHOWN])}{f'; {rest} more' * (rest > 0)}. "
       "Give another --workdir, or --config.resume_changed=True to go on with "
       "the new one"
     )

@@ -1,6 +1,7 @@
 """Requests to stop: at the end of a step, and the same step on every host."""
 
 import contextlib
+import itertools
 import os
 import signal
 import threading
@@ -9,6 +10,10 @@ from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
+
+# Of the service of this process, which forgets none of the numbers that it was
+# asked with.
+_NUMBERS = itertools.count(1)
 
 
 class Stopped(SystemExit):
@@ -39,7 +44,6 @@ class StopRequests:
 
   def __init__(self):
     self._number: int | None = None
-    self._times_asked = 0
     self._at_once = True
     self._begun = False
     self._former: dict[int, Any] = {}
@@ -80,9 +84,8 @@ class StopRequests:
       return self._number is not None
     # The service agrees on one more than the highest number it was asked with
     # so far, and on no later one: so not a run's own steps, which begin at any.
-    self._times_asked += 1
     try:
-      return multihost_utils.reached_preemption_sync_point(self._times_asked)
+      return multihost_utils.reached_preemption_sync_point(next(_NUMBERS))
     except RuntimeError:  # switched off, by jax_enable_preemption_service
       return False
 

@@ -68,7 +68,7 @@ class Writers:
     self._workdir = epath.Path(workdir)
     self._jsonl = self._workdir / "metrics.jsonl"
     self._console = _Console(stderr=True, highlight=False, soft_wrap=True)
-    self._lines = []
+    self._lines, self._unwritten = [], False
     if self._jsonl.exists():
       lines = self._jsonl.read_bytes().decode(errors="replace").split("\n")
       self._lines = [line for line in lines if _step_of(line) <= start]
@@ -119,14 +119,7 @@ class Writers:
     if last.get("step") == step and last.keys() == point.keys():
       self._lines.pop()
     self._lines.append(json.dumps(point))
-    # Whole again each time: object stores cannot append.
-    text = "".join(f"{x}\n" for x in self._lines)
-    try:
-      write_whole(self._jsonl, text.encode())
-    except Exception as error:  # of a bucket, of any kind
-      if is_disk_full(error):
-        raise
-      self.line(f"warning: {error}; tried again at the next line")
+    self._write_lines()
     for key, value in finite.items():
       self._event(step, summary=summary.scalar(key, value))
 
@@ -140,6 +133,18 @@ class Writers:
     png = cv2.imencode(".png", np.ascontiguousarray(image[..., ::-1]))[1]
     write_whole(path, png.tobytes())
     self._event(step, summary=summary.image(name, image, dataformats="HWC"))
+
+  def _write_lines(self) -> None:
+    """Whole again each time: object stores cannot append."""
+    text = "".join(f"{x}\n" for x in self._lines)
+    self._unwritten = True
+    try:
+      write_whole(self._jsonl, text.encode())
+      self._unwritten = False
+    except Exception as error:  # of a bucket, of any kind
+      if is_disk_full(error):
+        raise
+      self.line(f"warning: {error}; tried again with the next line")
 
   def _open(self) -> None:
     self._events = EventsWriter(str(self._workdir / "events"))
@@ -170,6 +175,8 @@ class Writers:
     """Ends the bar and the event file."""
     if self._active:
       self._progress.stop()
+      if self._unwritten:
+        self._write_lines()
       self._try(lambda: self._events and self._events.close())
 
 

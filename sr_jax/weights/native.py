@@ -7,7 +7,7 @@ from typing import Any
 import safetensors.numpy
 from etils import epath
 
-from sr_jax.files import check_source, write_whole
+from sr_jax.files import check_source, is_file, write_whole
 from sr_jax.models import build, describe
 from sr_jax.types import Variables
 from sr_jax.weights import ncnn, tree
@@ -79,8 +79,16 @@ def save(
     ) from error
   # safetensors stores the buffer as it lies in memory.
   tensors = {key: value.copy(order="C") for key, value in flat.items()}
+  content = safetensors.numpy.save(tensors, metadata)
+  try:
+    read_metadata(content)
+  except ValueError as error:
+    raise ValueError(
+      f"{path} could not be read again ({error}): config or figures are too "
+      "long"
+    ) from error
   path.parent.mkdir(parents=True, exist_ok=True)
-  write_whole(path, safetensors.numpy.save(tensors, metadata))
+  write_whole(path, content)
 
 
 def torch_checkpoint(model: Any, variables: Variables) -> dict[str, Any]:
@@ -326,9 +334,10 @@ def _record(path: epath.Path, metadata: dict[str, str]) -> dict[str, Any]:
 def _beside_ncnn(path: epath.Path) -> bool:
   """Whether it is the `.bin` of an ncnn network; nothing in it says so."""
   text = path.with_suffix(".param")
-  if path.suffix != ".bin" or not text.is_file():
+  if path.suffix != ".bin" or not text.exists() or not is_file(text):
     return False
-  return text.read_bytes().startswith(ncnn.MAGIC)
+  with text.open("rb") as file:
+    return file.read(len(ncnn.MAGIC)) == ncnn.MAGIC
 
 
 def _check(

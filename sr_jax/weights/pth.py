@@ -28,9 +28,9 @@ _LEGACY_VERSION = 1001
 
 # What a file may cost: see _Builder.
 _MAX_DEPTH = 64
-# Both of a checkpoint's state dicts may be of the same tensors, and half
-# precision is float32 in the end.
-_MAX_GROWTH = 3
+# Both of a checkpoint's state dicts may be of the same tensors, and these of
+# half precision, which is float32 in the end.
+_MAX_GROWTH = 4
 _SLACK = 1 << 16
 
 _PLAIN = (str, bytes, int, float, type(None))

@@ -15,6 +15,7 @@ import jax
 import pytest
 from ml_collections import ConfigDict
 
+from configs import quickstart
 from sr_jax.training import aot
 from sr_jax.training.hlo import Cost, Exchange
 
@@ -138,6 +139,7 @@ def test_networks_of_clips_compile_for_four_chips():
 
 _MESHES = """
 from sr_jax import sharding
+from configs import quickstart
 from sr_jax.training import aot
 told = []
 for topology in ("v4:2x2x1", "v5e:2x2", "v5e:16x16", "v5p:4x4x4", "v6e:16x16"):
@@ -255,6 +257,28 @@ def test_the_largest_batch_is_found(peak, largest, most, monkeypatch):
   found = aot.largest_batch(config, "v5e:2x2", on_compiled=told.append)
   assert all(size % 3 == 0 for size in (found, *tried))
   assert found >= min(largest, aot.MOST) * 0.8 - 3
+
+
+def test_a_batch_for_chips_that_share_rows(monkeypatch):
+  """As many entries for every four of eight chips."""
+
+  def refuse(mesh, shape, *, accumulate):
+    raise ValueError(f"a batch of {shape[0]}")
+
+  class Chip:
+    process_index = 0
+
+    def __init__(self, number):
+      self.id = number
+
+  chips = [Chip(i) for i in range(8)]
+  monkeypatch.setattr(aot, "_devices", lambda topology: chips)
+  monkeypatch.setattr(aot.sharding, "check_batch", refuse)
+  config = quickstart.get_config()
+  for space, size in ((1, 24), (4, 6)):
+    config.mesh.space = space
+    with pytest.raises(ValueError, match=f"a batch of {size}$"):
+      aot.compile_for(config, "v5e:2x4", each=3)
 
 
 def test_a_program_that_jaxlib_cannot_read(tmp_path):

@@ -289,7 +289,8 @@ def test_a_line_that_could_not_be_written_is_in_the_next(
   tmp_path, monkeypatch, capsys
 ):
   """A bucket that does not answer once."""
-  refused = iter([None, ConnectionError("503 try later"), None])
+  error = ConnectionError("503 try later")
+  refused = iter([None, error, None, error, None])  # the last when it ends
   write = writers_module.write_whole
 
   def written(path, content):
@@ -298,12 +299,12 @@ def test_a_line_that_could_not_be_written_is_in_the_next(
     write(path, content)
 
   monkeypatch.setattr(writers_module, "write_whole", written)
-  writers = loop.Writers(tmp_path, steps=3, start=0, active=True)
-  for step in (1, 2, 3):
+  writers = loop.Writers(tmp_path, steps=4, start=0, active=True)
+  for step in (1, 2, 3, 4):
     writers.scalars(step, {"loss": 0.5})
   writers.close()
-  assert [x["step"] for x in runs.lines(tmp_path)] == [1, 2, 3]
-  assert capsys.readouterr().err.count("503 try later") == 1
+  assert [x["step"] for x in runs.lines(tmp_path)] == [1, 2, 3, 4]
+  assert capsys.readouterr().err.count("503 try later") == 2
 
 
 _LOG_CLOSED = """

@@ -97,6 +97,8 @@ def test_save_refuses(tmp_path, variables):
     save(path, FSRCNN(num_blocks=2), variables)
   with pytest.raises(ValueError, match=r"do not fit into JSON.*to_dict"):
     save(path, SMALL, variables, config={"seed": np.int64(3)})
+  with pytest.raises(ValueError, match="figures are too long"):
+    save(path, SMALL, variables, figures={str(i): i for i in range(30_000)})
   assert not path.exists()
 
 

@@ -239,6 +239,19 @@ def test_what_does_not_fit_is_refused(value, message):
     read_pth(data)
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.uint8, np.bool_])
+def test_whole_files_of_small_numbers(dtype):
+  """Of half precision under two names, as params and params_ema are."""
+  array = np.ones(100_000, dtype)
+  value = {"params": {"w": pth_bytes.of_array("0", array)}}
+  if dtype == np.float16:
+    value["params_ema"] = value["params"]
+  found = read_pth(pth_bytes.zip_file(value, {"0": array.tobytes()}))
+  for inside in found.values():
+    np.testing.assert_array_equal(inside["w"], array)
+    assert inside["w"].dtype == dtype
+
+
 def test_small_files_that_stand_for_endless_ones(monkeypatch):
   """A list in itself; lists of lists twice over; deep and long ones."""
   monkeypatch.setattr(plain_pickle, "_MAX_INSTRUCTIONS", 20_000)
