@@ -19,6 +19,17 @@ def test_the_page_is_that_of_the_table(table):
   assert (_DOCS / "aot.md").read_text() == aot_table.render(table)
 
 
+def test_every_recipe_is_compiled_for_every_topology(table):
+  assert table.keys() == {
+    f"{name} @ {topology}"
+    for name in aot_table.RECIPES
+    for topology in aot_table.TOPOLOGIES
+  }
+  for name in aot_table.RECIPES:  # the step is the same on all
+    flops = {table[f"{name} @ {x}"]["flops"] for x in aot_table.TOPOLOGIES}
+    assert len(flops) == 1, name
+
+
 def test_published_batches_fit_four_chips(table):
   for name in ("ESRGAN", "EDVR-L", "BasicVSR++"):
     row = table[f"{name} @ v5e:2x2"]
