@@ -162,10 +162,11 @@ def check_batch(
   """
   chips = mesh.shape["data"] * mesh.shape["fsdp"]
   if shape[0] % (chips * accumulate):
+    parts = f" times {accumulate} parts (config.accumulate)"
     raise ValueError(
-      f"batch_size {shape[0]} is not a multiple of {chips} devices that share "
-      f"it out times {accumulate} parts (config.accumulate); change "
-      "config.data.batch_size or config.mesh"
+      f"batch_size {shape[0]} is not a multiple of the {chips} devices that "
+      f"share it out{parts * (accumulate > 1)}; change config.data.batch_size "
+      "or config.mesh"
     )
   if shape[-3] % mesh.shape["space"]:
     raise ValueError(

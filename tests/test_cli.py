@@ -39,7 +39,10 @@ _ESRGAN = f"--config={_ROOT}/configs/esrgan.py"
     ([f"{_QUICKSTART}:smoek"], "did you mean 'smoke'"),
     ([_QUICKSTART, "--config.stepz=3"], "did you mean 'steps'"),
     ([_QUICKSTART, "--config.data.foo=3"], "no field 'foo'"),
-    ([_QUICKSTART, "--config.steps=abc"], "--config.steps=abc"),
+    (
+      [_QUICKSTART, "--config.steps=abc"],
+      "config.steps 'abc' is no whole number",
+    ),
     ([_QUICKSTART, "--config.optimizer=muon"], "--config.optimizer.name=muon"),
     ([_QUICKSTART, "--config.eval=set5"], "set one of them (configs/common.py"),
     ([_QUICKSTART, "--config.model.name=fsrnn"], "did you mean 'fsrcnn'"),

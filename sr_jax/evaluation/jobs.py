@@ -94,18 +94,21 @@ def weight_jobs(
   scales: Sequence[int],
   benchmarks: Sequence[str],
   model: str | None,
+  data_dir: str | None,
 ) -> list[Job]:
   """Every entry of --weights on every set, at every scale."""
   jobs = []
   for spec in weights:
     loaded: dict[int | None, Network] = {}
-    for dataset in benchmarks:
+    for dataset in benchmarks or ["set5"]:
       own: tuple[int | None, ...] = (None,)
       if spec in INTERPOLATIONS:
         own = (2, 3, 4) if clip_protocol(dataset) is None else (4,)
       for scale in scales or own:
         if scale not in loaded:
-          loaded[scale] = load_enlarger(spec, scale=scale, model=model)
+          loaded[scale] = load_enlarger(
+            spec, scale=scale, model=model, data_dir=data_dir
+          )
         network = loaded[scale]
         jobs.append(
           Job(

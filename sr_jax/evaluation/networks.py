@@ -41,7 +41,11 @@ class Network:
 
 
 def load_network(
-  spec: str, *, scale: int | None = None, model: str | None = None
+  spec: str,
+  *,
+  scale: int | None = None,
+  model: str | None = None,
+  data_dir: str | None = None,
 ) -> Network:
   """The network that one entry of `--weights` names.
 
@@ -52,6 +56,7 @@ def load_network(
     scale: The scale that was asked for; None takes the file's own.
     model: What network a PyTorch checkpoint is of, where its names and shapes
       do not tell all of it; see `build_network`.
+    data_dir: Of `weight_folders`.
 
   Returns:
     The network.
@@ -70,7 +75,7 @@ def load_network(
       variables={},
       published=match(spec, {}),
     )
-  path = _find(spec.replace(_SCALE, str(scale)))
+  path = _find(spec.replace(_SCALE, str(scale)), data_dir)
   if model and weights.is_pth(path):
     module = build_network(model)
     try:
@@ -128,14 +133,18 @@ def build_network(text: str) -> Any:
 
 
 def load_enlarger(
-  spec: str, *, scale: int | None = None, model: str | None = None
+  spec: str,
+  *,
+  scale: int | None = None,
+  model: str | None = None,
+  data_dir: str | None = None,
 ) -> Network:
   """As `load_network`, of what has a scale.
 
   Raises:
     FileNotFoundError, ValueError: as there, or it enlarges nothing.
   """
-  network = load_network(spec, scale=scale, model=model)
+  network = load_network(spec, scale=scale, model=model, data_dir=data_dir)
   if not hasattr(network.model, "scale"):
     raise ValueError(
       f"{spec} is a {describe(network.model)[0]}, which enlarges nothing; give "
@@ -162,11 +171,11 @@ def weight_folders(data_dir: str | None = None) -> list[epath.Path]:
   return [*own, data_root(data_dir) / "weights"]
 
 
-def _find(spec: str) -> epath.Path:
+def _find(spec: str, data_dir: str | None) -> epath.Path:
   """The weight file of a spec, which may be a workdir."""
   path = weights.locate(spec)
   if not path.exists():
-    others = (folder / spec for folder in weight_folders())
+    others = (folder / spec for folder in weight_folders(data_dir))
     path = next((other for other in others if other.exists()), path)
   if not path.is_dir():
     return path

@@ -122,7 +122,7 @@ def run(
     if table:
       jobs = table_jobs(table, wanted, benchmarks, data_dir)
     else:
-      jobs = weight_jobs(weights, wanted, benchmarks or ["set5"], model)
+      jobs = weight_jobs(weights, wanted, benchmarks, model, data_dir)
     clips = [x.dataset for x in jobs if clip_protocol(x.dataset) is not None]
     if mesh is not None and clips:
       raise ValueError(

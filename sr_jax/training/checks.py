@@ -174,6 +174,21 @@ def check_unchanged(config: Config, stored: epath.Path) -> None:
     )
 
 
+def schedule_notes(config: Config) -> list[str]:
+  """Of schedules that end at another step than the run, which may be meant."""
+  notes = []
+  for name in ("schedule", "d_schedule"):
+    periods = (config.get(name) or {}).get("periods") or ()
+    if periods and sum(periods) != config.steps:
+      notes.append(
+        f"config.{name} ends at step {sum(periods):,}, and the run at "
+        f"{config.steps:,}; to let it end there, give it other periods, such "
+        f'as "--config.{name}.periods=({config.steps},)" and '
+        f'"--config.{name}.restart_weights=(1.0,)"'
+      )
+  return notes
+
+
 def fields(config: Config) -> dict[str, Any]:
   """Those of a recipe by their names with dots, as JSON has them."""
   return _flat(json.loads(json.dumps(config.to_dict(), default=list)))

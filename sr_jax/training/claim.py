@@ -33,6 +33,21 @@ def find_workdir(workdir: epath.PathLike) -> epath.Path:
   return path
 
 
+def make_folder(folder: epath.Path) -> None:
+  """Makes a folder of the workdir, and the workdir.
+
+  Raises:
+    ValueError: it cannot be made.
+  """
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise ValueError(
+      f"workdir {folder.parent} cannot be made ({error.strerror}); give "
+      "another --workdir"
+    ) from error
+
+
 class BusyError(RuntimeError):
   """Another run is in the workdir."""
 

@@ -1,5 +1,6 @@
 """What `train.py` does with its flags: one line for a mistake."""
 
+import os
 import re
 import sys
 from typing import NoReturn
@@ -62,6 +63,9 @@ def _reason(text: str) -> str:
   refused = re.findall(r"^ValueError: (.*)", text, re.MULTILINE)
   if refused:  # by the recipe itself
     return refused[-1]
+  number = re.search(r"--(config\S*)=(.*): invalid literal for int", text)
+  if number:
+    return f"{number[1]} '{number[2]}' is no whole number"
   whole = re.search(r"--(config\S*)=.*Failed to parse '(.*)' as a Conf", text)
   if whole:
     field, value = whole.groups()
@@ -175,8 +179,11 @@ def main(
       hosts.end_in_time(1)  # it may wait for threads that hang
       raise SystemExit(1) from None
     except KeyboardInterrupt:
-      how = "the same command goes on from the newest checkpoint"
-      _fail("stopped" if aot else f"stopped; {how}", 130)
+      how = "the same command goes on from the newest checkpoint, if it has any"
+      told = "stopped" if aot else f"stopped; {how}"
+      print(f"train.py: {told}", file=sys.stderr, flush=True)
+      # XLA may still compile in a thread, and would crash an orderly end.
+      os._exit(130)
 
 
 def _refuse_processes(given: tuple[str | int | None, ...]) -> None:

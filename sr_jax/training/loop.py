@@ -16,7 +16,7 @@ from sr_jax.files import is_disk_full, sweep, write_whole
 from sr_jax.training import checks
 from sr_jax.training import experiment as experiments
 from sr_jax.training.checkpoints import CheckpointError, abstract
-from sr_jax.training.claim import Claim, find_workdir
+from sr_jax.training.claim import Claim, find_workdir, make_folder
 from sr_jax.training.evaluator import Evaluator
 from sr_jax.training.feed import Watched, open_loader
 from sr_jax.training.health import (
@@ -112,7 +112,7 @@ class _Run:
     loader = hosts.together(lambda: open_loader(config, parts))
     self.loader = Watched(loader, config.data.timeout)
     close_at_end(stack, self.loader)
-    (self.workdir / "weights").mkdir(parents=True, exist_ok=True)
+    make_folder(self.workdir / "weights")
     claim.meet()
     claim.take()
     if self.main:
@@ -148,8 +148,7 @@ class _Run:
     )
     close_at_end(stack, self.writers)
     self.warnings = self.recovery.warnings
-    if claim.warning:
-      self.warnings.insert(0, claim.warning)
+    self.warnings[:0] = filter(None, [claim.warning])
 
   def _begin(self) -> TrainState:
     """A fresh state, or that of the newest checkpoint; both as sharded."""
@@ -289,6 +288,8 @@ class _Run:
       mesh=self.mesh,
     )
     self.writers.line(f"{opening}; {self.workdir}")
+    for note in checks.schedule_notes(config):
+      self.writers.line(note)
     if start:
       done = ": there is nothing left to train" if start >= config.steps else ""
       self.writers.line(

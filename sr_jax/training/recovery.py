@@ -99,9 +99,12 @@ class Recovery:
     if len(failures) == 1:
       raise failures[0][2]
     if failures:
+      first = failures[0][2]
+      why = " ".join(str(first.__cause__ or first).split())[:200]
       raise CheckpointError(
-        f"no checkpoint can be read, of steps {[x[1] for x in failures]}; of "
-        f"the newest: {failures[0][2]}"
+        f"none of the checkpoints of steps {[x[1] for x in failures]} can be "
+        f"read (the newest: {why}). Give another --workdir, or delete all of "
+        "them to begin anew"
       )
     return None
 
