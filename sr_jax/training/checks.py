@@ -180,11 +180,12 @@ def schedule_notes(config: Config) -> list[str]:
   for name in ("schedule", "d_schedule"):
     periods = (config.get(name) or {}).get("periods") or ()
     if periods and sum(periods) != config.steps:
+      flags = f'"--config.{name}.periods=({config.steps},)"'
+      if len(periods) > 1:
+        flags += f' "--config.{name}.restart_weights=(1.0,)"'
       notes.append(
         f"config.{name} ends at step {sum(periods):,}, and the run at "
-        f"{config.steps:,}; to let it end there, give it other periods, such "
-        f'as "--config.{name}.periods=({config.steps},)" and '
-        f'"--config.{name}.restart_weights=(1.0,)"'
+        f"{config.steps:,}; {flags} would end both there"
       )
   return notes
 

@@ -288,9 +288,10 @@ class _Run:
       mesh=self.mesh,
     )
     self.writers.line(f"{opening}; {self.workdir}")
-    for note in checks.schedule_notes(config):
-      self.writers.line(note)
-    if start:
+    if not start:
+      for note in checks.schedule_notes(config):
+        self.writers.line(note)
+    else:
       done = ": there is nothing left to train" if start >= config.steps else ""
       self.writers.line(
         f"goes on from step {start:,} of {config.steps:,}{done}"

@@ -300,6 +300,14 @@ def test_another_scale_than_the_weights(workdir, tmp_path, variables):
     networks.load_network(spec, scale=3)
 
 
+def test_weights_are_looked_for_beside_the_data(tmp_path, variables):
+  weights.save(tmp_path / "weights" / "a" / "net.st", _TINY, variables)
+  network = networks.load_network("a/net.st", data_dir=str(tmp_path))
+  assert network.model == _TINY
+  with pytest.raises(FileNotFoundError, match=r"a/net\.st"):
+    networks.load_network("a/net.st", data_dir=str(tmp_path / "a"))
+
+
 def test_rgb_networks_have_a_row_for_each_colour(folder, tmp_path, capsys):
   model = SRCNN(
     scale=2,
