@@ -56,6 +56,7 @@ def test_a_pipe_is_not_waited_for(tmp_path, read):
 
 def test_a_pipe_is_no_image(tmp_path):
   os.mkfifo(tmp_path / "a.png")
+  assert not image_files(epath.Path(tmp_path))  # else it would be waited for
   with pytest.raises(ValueError, match="holds no images"):
     load_images(str(tmp_path))
   # But a link whose image is gone, which is an error, and not one image less.

@@ -1,5 +1,6 @@
 """The files of metadata in orbax's checkpoints, which it does not check."""
 
+import contextlib
 import json
 from collections.abc import Callable
 from typing import Any
@@ -37,8 +38,9 @@ def mend(directory: epath.Path) -> str | None:
         ("*/_CHECKPOINT_METADATA", _are_metadata),
       ):
         for path in directory.glob(pattern):
-          if not _holds(path, whole):
-            path.rename(path.parent / f"{path.name.lstrip('_')}.damaged")
+          with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+            if not _holds(path, whole):
+              path.rename(path.parent / f"{path.name.lstrip('_')}.damaged")
     except OSError as error:
       problem = str(error)
   return hosts.from_first(problem)
