@@ -34,7 +34,9 @@ def test_a_second_interrupt_ends_at_once(monkeypatch, capsys):
 
   monkeypatch.setattr(cli, "train", interrupted)
   monkeypatch.setattr(cli.os, "_exit", lambda code: print(f"ended with {code}"))
-  cli.main(quickstart.get_config(), workdir=None, data_dir=None)
+  cli.main(
+    quickstart.get_config(), workdir=None, data_dir=None, num_processes=1
+  )
   told = capsys.readouterr()
   assert "stopped; the same command goes on" in told.err
   assert told.out == "ended with 130\n"
