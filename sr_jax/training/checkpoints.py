@@ -20,7 +20,7 @@ from orbax.checkpoint.checkpoint_managers import (
 
 from sr_jax import hosts, sharding
 from sr_jax.files import is_disk_full, write_whole
-from sr_jax.training import metadata
+from sr_jax.training import metadata, stopping
 from sr_jax.training.state import TrainState
 
 #: Entry of the data by which they, and the state, are known to be whole.
@@ -153,6 +153,7 @@ class Checkpoints:
     except CheckpointError as error:
       failure = error
     except Exception as error:
+      stopping.let_through(error)
       failure = self._unreadable(step, error)
     # Before the digest, to which all add their part.
     if not hosts.on_all(failure is None) or restored is None:

@@ -111,6 +111,18 @@ class StopRequests:
       raise Stopped(number)
 
 
+def let_through(error: BaseException) -> None:
+  """Raises the stop that an error hides, if it does.
+
+  orbax catches all that ends a process, too, and says that it could not read.
+  """
+  cause: BaseException | None = error
+  while cause is not None:
+    if not isinstance(cause, Exception):
+      raise cause
+    cause = cause.__cause__ or cause.__context__
+
+
 def close_at_end(stack: contextlib.ExitStack, part: Any) -> None:
   """Closes a part of the run; what stopped the run is what is told."""
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -10,6 +11,7 @@ import threading
 import time
 import types
 
+import orbax.checkpoint as ocp
 import pytest
 
 from sr_jax import data, training
@@ -113,6 +115,40 @@ def test_a_stop_changes_nothing(
   training.train(config, broken)
   assert f"goes on from step {at} of 6" in capfd.readouterr().err
   _assert_alike(broken, unbroken, 6)
+
+
+@pytest.mark.parametrize(
+  ("number", "ending"),
+  [(signal.SIGTERM, training.Stopped), (signal.SIGINT, KeyboardInterrupt)],
+)
+def test_a_checkpoint_is_whole_though_its_reading_is_broken_off(
+  config, tmp_path, monkeypatch, capfd, number, ending
+):
+  """orbax catches either, and says that it could not read an array."""
+  training.train(config, tmp_path)
+  shutil.rmtree(tmp_path / "checkpoints" / "6")
+
+  def broken_off(*args, **options):
+    del args, options
+    try:
+      signal.raise_signal(number)
+    except BaseException as error:
+      raise Exception("Encountered error while reading array") from error
+
+  with monkeypatch.context() as patch:
+    patch.setattr(ocp.StandardCheckpointHandler, "restore", broken_off)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+      with pytest.raises(ending):
+        training.train(config, tmp_path)
+    finally:
+      signal.signal(signal.SIGINT, before)
+  assert not (tmp_path / "damaged").exists()
+  capfd.readouterr()
+  training.train(config, tmp_path)
+  told = capfd.readouterr().err
+  assert "goes on from step 3 of 6" in told
+  assert "warning" not in told
 
 
 def test_an_evaluation_is_broken_off_and_made_again(
