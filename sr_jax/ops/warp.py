@@ -229,6 +229,12 @@ def _row(rows: Array, columns: Array, h: int, w: int) -> Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _warp(x: Array, flow: Array, mode: _Mode) -> Array:
+  return _forward(x, flow, mode)
+
+
+# A network warps many times at few sizes: each is traced once.
+@functools.partial(jax.jit, static_argnums=2, inline=True)
+def _forward(x: Array, flow: Array, mode: _Mode) -> Array:
   def one(x: Array, flow: Array) -> Array:
     table = x.reshape(-1, x.shape[-1])
     total = sum(
@@ -249,8 +255,14 @@ def _warp_fwd(x, flow, mode):
 
 
 def _warp_bwd(mode, residuals, g):
+  return _backward(*residuals, g, mode)
+
+
+@functools.partial(jax.jit, static_argnums=3, inline=True)
+def _backward(
+  x: Array, flow: Array, g: Array, mode: _Mode
+) -> tuple[Array, Array]:
   """By hand: keeps x and the flow alone, and is the faster in a loop."""
-  x, flow = residuals
 
   def one(x: Array, flow: Array, g: Array) -> tuple[Array, Array]:
     h, w, c = x.shape
