@@ -83,7 +83,6 @@ def get_config(argument: str = "") -> ConfigDict:
   if "smoke" in words:
     config = common.smoke_clips(config)
     config.data.num_frames = 3
-    config.data.patch_size = 256
     common.begin_anew(config)
     config.model.update(num_features=8, num_blocks=1)
   return config

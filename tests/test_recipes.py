@@ -247,7 +247,6 @@ _SLOW_SMOKES = [
 ]
 
 
-@pytest.mark.usefixtures("quickly_compiled")
 @pytest.mark.parametrize(
   ("name", "variant"),
   [
@@ -267,7 +266,6 @@ def test_smoke_runs(name, variant, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("quickly_compiled")
 @pytest.mark.parametrize("name", sorted(_OF_CLIPS))
 def test_smoke_runs_of_clips(name, tmp_path, monkeypatch):
   monkeypatch.setenv("SR_JAX_CACHE", str(tmp_path / "cache"))
@@ -277,7 +275,6 @@ def test_smoke_runs_of_clips(name, tmp_path, monkeypatch):
   assert (tmp_path / "run" / "samples" / "pans_0000004.png").exists()
 
 
-@pytest.mark.usefixtures("quickly_compiled")
 def test_dcgan_smoke_runs(tmp_path, monkeypatch):
   monkeypatch.setenv("SR_JAX_CACHE", str(tmp_path / "cache"))
   training.train(_recipe("dcgan", "smoke"), tmp_path / "run")

@@ -199,7 +199,9 @@ def test_what_a_clip_took_is_told():
   model = build(
     "basicvsr", num_features=4, num_blocks=1, spynet_widths=(4, 4, 4, 4)
   )
-  variables = model.init(jax.random.key(0), jnp.zeros((1, 2, 16, 16, 3)))
+  variables = jax.jit(model.init)(
+    jax.random.key(0), jnp.zeros((1, 2, 16, 16, 3))
+  )
   rng = np.random.default_rng(0)
   frames = [
     (str(t), rng.integers(0, 256, (64, 64, 3), np.uint8)) for t in range(5)
@@ -268,7 +270,7 @@ def test_table_and_json(folder, tmp_path, capsys):
 
 def test_a_pytorch_checkpoint_and_its_network(tmp_path, folder, capsys):
   model = MSRResNet(scale=2, num_features=4, num_blocks=1)
-  variables = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+  variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
   path, one = tmp_path / "net.pth", tmp_path / "one"
   one.mkdir()
   (one / "b").symlink_to(folder / "b")

@@ -26,7 +26,7 @@ TINY = FSRCNN(scale=2, num_features=4, shrink_features=2, num_blocks=1)
 
 @pytest.fixture
 def saved(tmp_path):
-  variables = TINY.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+  variables = jax.jit(TINY.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
   variables["params"]["feature"]["bias"] = jnp.arange(4.0)
   path = tmp_path / "net.safetensors"
   weights.save(path, TINY, variables)
@@ -57,7 +57,7 @@ def test_maps_are_the_layers_own(saved):
 def test_blocks_in_a_loop_are_left_out():
   model = MSRResNet(scale=2, num_features=4, num_blocks=2)
   lr = jnp.zeros((1, 8, 8, 3))
-  found = feature_maps(model, model.init(jax.random.key(0), lr), lr)
+  found = feature_maps(model, jax.jit(model.init)(jax.random.key(0), lr), lr)
   assert list(found) == ["conv_first", "upconv1", "conv_hr", "conv_last"]
   assert found["upconv1"].shape == (1, 8, 8, 16)
 

@@ -86,7 +86,7 @@ def test_only_what_was_asked_for(large, niqe_prior, tmp_path, capsys):
   # A fresh network gives a flat picture, which has no NIQE; this one blurs.
   variables = jax.tree.map(
     lambda x: jnp.full_like(x, x.shape[-1] / x.size if x.ndim == 4 else 0),
-    model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3))),
+    jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 3))),
   )
   weights.save(path, model, variables)
   options = {

@@ -23,7 +23,7 @@ _TINY = FSRCNN(scale=2, num_features=4, shrink_features=2, num_blocks=1)
 
 @pytest.fixture(scope="module")
 def variables():
-  return _TINY.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+  return jax.jit(_TINY.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +132,7 @@ def test_a_row_is_measured_as_it_was_published(capsys, tmp_path, monkeypatch):
   """Its colour alone, and its SSIM; weights from SR_JAX_WEIGHTS."""
   _images(tmp_path / "Set5")
   model = MSRResNet(scale=2, num_features=4, num_blocks=1)
-  given = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+  given = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
   weights.save(tmp_path / "mine" / "net_x2.safetensors", model, given)
   entry = published.Published(
     key="mine",
@@ -231,7 +231,7 @@ def test_what_enlarges_nothing_is_one_line(tmp_path, capsys):
   model = build(
     "dcgan_generator", latent_features=3, num_features=2, image_size=8
   )
-  variables = model.init(jax.random.key(0), jnp.zeros((1, 3)))
+  variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 3)))
   weights.save(tmp_path / "dcgan.safetensors", model, variables)
   file = str(tmp_path / "dcgan.safetensors")
   assert run.run(weights=[file], benchmarks=["set5"]) == 2
@@ -316,7 +316,7 @@ def test_rgb_networks_have_a_row_for_each_colour(folder, tmp_path, capsys):
     features=(4, 2),
     kernel_sizes=(3, 1, 3),
   )
-  variables = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+  variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
   path = tmp_path / "rgb.safetensors"
   weights.save(path, model, variables)
   out, page = tmp_path / "out.json", tmp_path / "out.html"

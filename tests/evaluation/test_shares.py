@@ -65,7 +65,7 @@ def workplace(tmp_path):
   runs.pictures(tmp_path / "other", count=1, side=54)
   (tmp_path / "other" / "0.png").rename(images / "3.png")
   model = models.build("fsrcnn", scale=2, num_features=4, shrink_features=2)
-  variables = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+  variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
   weights.save(tmp_path / "net.safetensors", model, variables)
   return tmp_path
 

@@ -30,6 +30,7 @@ def _frames(count, shape=(18, 21, 3)):
   return [rng.integers(0, 256, shape, np.uint8) for _ in range(count)]
 
 
+@pytest.mark.usefixtures("optimized")
 def test_frame_by_frame_is_the_recorded_clip(variables):
   arrays, _, record = golden_io.load("basicvsr_narrow")
   clip = golden_io.nhwc(arrays["input"])[0]

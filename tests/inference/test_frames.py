@@ -84,7 +84,7 @@ def test_frames_that_are_not_wanted_are_not_restored(model):
 def test_a_network_of_clips_sees_all_frames():
   rng = np.random.default_rng(0)
   clip = jnp.asarray(rng.random((1, 3, 20, 18, 3), np.float32))
-  variables = _RECURRENT.init(jax.random.key(0), clip)
+  variables = jax.jit(_RECURRENT.init)(jax.random.key(0), clip)
   restored = np.stack(
     list(restore_clip(_RECURRENT, variables, [*np.asarray(clip[0])]))
   )

@@ -21,7 +21,7 @@ def images():
 
 @pytest.fixture(scope="module")
 def variables():
-  variables = _TINY.init(jax.random.key(0), jnp.zeros((1, 7, 9, 1)))
+  variables = jax.jit(_TINY.init)(jax.random.key(0), jnp.zeros((1, 7, 9, 1)))
   return jax.tree.map(lambda x: x + 0.1, dict(variables))
 
 

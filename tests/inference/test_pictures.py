@@ -22,7 +22,7 @@ def image():
 
 @pytest.fixture(scope="module")
 def variables():
-  variables = _TINY.init(jax.random.key(0), jnp.zeros((1, 9, 12, 1)))
+  variables = jax.jit(_TINY.init)(jax.random.key(0), jnp.zeros((1, 9, 12, 1)))
   return jax.tree.map(lambda x: x + 0.05, dict(variables))
 
 
@@ -71,7 +71,7 @@ def test_a_large_picture_takes_few_bytes_a_pixel(variables):
 
 def test_a_network_for_rgb_and_one_without_parameters(image):
   rgb = SRCNN(scale=2, in_channels=3, out_channels=3)
-  variables = rgb.init(jax.random.key(0), jnp.zeros((1, 9, 12, 3)))
+  variables = jax.jit(rgb.init)(jax.random.key(0), jnp.zeros((1, 9, 12, 3)))
   variables = jax.tree.map(lambda x: x + 0.01, dict(variables))
   restored = super_resolve(rgb, variables, [image.astype(np.float32) / 255])
   np.testing.assert_array_equal(

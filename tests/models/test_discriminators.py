@@ -41,6 +41,7 @@ def _random(model, image, seed=0):
 
 
 @pytest.mark.parametrize("name", GOLDEN)
+@pytest.mark.usefixtures("optimized")
 def test_is_the_recorded_one_in_both_modes(name):
   arrays, params, record = golden_io.load(name)
   model, atol = GOLDEN[name], record["atol"]

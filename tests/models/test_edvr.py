@@ -89,6 +89,7 @@ def _check(record, arrays, output):
   )
 
 
+@pytest.mark.usefixtures("optimized")
 def test_dcn_is_the_recorded_one():
   arrays, params, record = golden_io.load("dcnv2pack")
   model = alignment.DCNv2Pack(8, deformable_groups=4)
@@ -107,6 +108,7 @@ def test_dcn_is_the_recorded_one():
   )
 
 
+@pytest.mark.usefixtures("optimized")
 def test_pcd_is_the_recorded_one():
   arrays, params, record = golden_io.load("pcd_align")
   model = alignment.PCDAlignment(num_features=16, deformable_groups=4)
@@ -118,6 +120,7 @@ def test_pcd_is_the_recorded_one():
   _check(record, arrays, y)
 
 
+@pytest.mark.usefixtures("optimized")
 def test_tsa_is_the_recorded_one():
   arrays, params, record = golden_io.load("tsa_fusion")
   model = alignment.TSAFusion(num_features=16)
@@ -216,7 +219,7 @@ def test_offsets_have_more_digits_than_bfloat16():
   """20.06 pixels, where bfloat16 has 20 and 20.125."""
   model = alignment.DCNv2Pack(features=4, dtype=jnp.bfloat16)
   x = jnp.ones((1, 8, 8, 4), jnp.bfloat16)
-  params = model.init(layers.KEY, x, x)["params"]
+  params = jax.jit(model.init)(layers.KEY, x, x)["params"]
   bias = params["conv_offset"]["bias"].at[:18].set(20.06)
   params = {**params, "conv_offset": {**params["conv_offset"], "bias": bias}}
   y, sown = model.apply({"params": params}, x, x, mutable=["metrics"])
@@ -251,7 +254,7 @@ def test_a_clip_is_a_clip_whatever_is_beside_it():
 def test_dcn_begins_as_half_a_convolution():
   model = alignment.DCNv2Pack(3, deformable_groups=2)
   x, features = _clip(1, 6, 7, 4), _clip(1, 6, 7, 5, seed=1)
-  variables = model.init(layers.KEY, x, features)
+  variables = jax.jit(model.init)(layers.KEY, x, features)
   assert set(variables) == {"params"}
   kernel = variables["params"]["dcn"]["kernel"]
   np.testing.assert_allclose(
@@ -266,7 +269,7 @@ def test_offsets_are_held_and_told():
   """The clamp is by pixels; the statistic is of what was asked for."""
   x = _clip(1, 9, 9, 4)
   free = alignment.DCNv2Pack(3, deformable_groups=1)
-  variables = free.init(layers.KEY, x, x)
+  variables = jax.jit(free.init)(layers.KEY, x, x)
   bias = jnp.zeros(27).at[:18:2].set(60.0).at[1:18:2].set(-30.0)
   far = {"kernel": jnp.zeros((3, 3, 4, 27)), "bias": bias}
   near = {**far, "bias": bias.at[:18:2].set(2.5).at[1:18:2].set(-2.5)}

@@ -40,6 +40,7 @@ GOLDEN = {
 
 
 @pytest.mark.parametrize("name", GOLDEN)
+@pytest.mark.usefixtures("optimized")
 def test_is_the_recorded_one(name):
   arrays, params, record = golden_io.load(name)
   model = GOLDEN[name]
@@ -58,6 +59,7 @@ def test_is_the_recorded_one(name):
 
 
 @pytest.mark.parametrize("remat", [False, True])
+@pytest.mark.usefixtures("optimized")
 def test_srresnet_trains_as_the_recorded_one(remat):
   arrays, params, record = golden_io.load("srresnet_bn_x4")
   model = GOLDEN["srresnet_bn_x4"].clone(remat=remat)
@@ -228,7 +230,7 @@ def test_edge_padding_sees_the_border_repeated():
     ("fsrcnn", 4, {}),
   ]:
     model = models.build(name, scale=scale, padding="edge", **extra)
-    variables = model.init(jax.random.key(1), flat)
+    variables = jax.jit(model.init)(jax.random.key(1), flat)
     sr = np.asarray(model.apply(variables, flat))[0, ..., 0]
     assert sr.shape == (9 * scale, 9 * scale)
     # A deconvolution repeats with the stride.
@@ -246,7 +248,7 @@ def test_srcnn_in_bands_is_srcnn(padding, monkeypatch):
   model = models.build(
     "srcnn", scale=3, features=(8, 4), kernel_sizes=(9, 3, 5), padding=padding
   )
-  whole = model.init(jax.random.key(0), lr)
+  whole = jax.jit(model.init)(jax.random.key(0), lr)
   whole = jax.tree.map(lambda x: x * 30 + 0.01, whole)
   expected = model.apply(whole, lr)
   # 201 rows; three bands of 67.
@@ -255,7 +257,7 @@ def test_srcnn_in_bands_is_srcnn(padding, monkeypatch):
   np.testing.assert_allclose(sr, expected, rtol=1e-5)
   jax.tree.map(
     lambda a, b: np.testing.assert_array_equal(a.shape, b.shape),
-    model.init(jax.random.key(0), lr),
+    jax.jit(model.init)(jax.random.key(0), lr),
     whole,
   )
 

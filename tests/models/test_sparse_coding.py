@@ -142,4 +142,4 @@ def test_what_cannot_be_learned_from_is_refused(images, options, message):
 def test_colours_are_refused():
   model = models.SparseCoding(in_channels=3)
   with pytest.raises(ValueError, match="in_channels 3 must be 1"):
-    model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+    jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))

@@ -15,6 +15,7 @@ GOLDEN = {"spynet_narrow_64x96": NARROW, "spynet_full_48x80": models.SPyNet()}
 
 
 @pytest.mark.parametrize("name", GOLDEN)
+@pytest.mark.usefixtures("optimized")
 def test_is_the_recorded_one(name):
   arrays, params, record = golden_io.load(name)
   model = GOLDEN[name]

@@ -33,6 +33,7 @@ def _features(name, params, arrays, **arguments):
   return jax.jit(model.apply)(_variables(params), image), layers
 
 
+@pytest.mark.usefixtures("optimized")
 def test_narrow_is_the_recorded_one():
   arrays, params, record = golden_io.load("vgg19_div16")
   features, layers = _features("vgg19_div16", params, arrays, **_NARROW)
@@ -48,6 +49,7 @@ def test_narrow_is_the_recorded_one():
     )
 
 
+@pytest.mark.usefixtures("optimized")
 def test_full_width_is_the_recorded_one():
   arrays, params, record = golden_io.load("vgg19_full_recipe")
   features, layers = _features("vgg19_full_recipe", params, arrays)

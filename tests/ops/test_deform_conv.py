@@ -25,6 +25,7 @@ def _nhwc(array):
 
 
 @pytest.mark.parametrize("name", ["deform_conv_s1", "deform_conv_nomask"])
+@pytest.mark.usefixtures("optimized")
 def test_values_and_gradients_are_torchvisions(name):
   arrays, _, record = golden_io.load(name)
   ctor, atol = record["ctor"], record["atol"]

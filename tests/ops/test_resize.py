@@ -99,6 +99,7 @@ def _torch_cases():
 
 
 @pytest.mark.parametrize(("key", "arguments"), list(_torch_cases()))
+@pytest.mark.usefixtures("optimized")
 def test_interpolate_is_torchs(key, arguments):
   arrays, _, record = _TORCH
   image = golden_io.nhwc(arrays["input"])

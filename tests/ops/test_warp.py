@@ -46,6 +46,7 @@ def small():
 
 
 @pytest.mark.parametrize("mode", _MODES)
+@pytest.mark.usefixtures("optimized")
 def test_is_the_recorded_one(mode):
   arrays, _, record = _RECORDED
   x, g = (
@@ -190,6 +191,7 @@ def test_not_a_number_is_seen_where_it_is(padding, small):
 
 
 @pytest.mark.parametrize("kind", [np.asarray, jnp.asarray])
+@pytest.mark.usefixtures("optimized")
 def test_resize_flow_is_the_recorded_one(kind):
   arrays, _, record = golden_io.load("resize_flow")
   flow = kind(golden_io.nhwc(arrays["input"]))

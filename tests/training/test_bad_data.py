@@ -13,8 +13,6 @@ from tests import damage
 from tests.data import test_bad
 from tests.training import runs
 
-pytestmark = pytest.mark.usefixtures("quickly_compiled")
-
 
 def _counts(workdir):
   found = [line.get("bad_records") for line in runs.lines(workdir)]

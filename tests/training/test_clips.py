@@ -12,8 +12,6 @@ from sr_jax.training.warm_start import read_parts, read_start, read_starts
 from tests.training import runs
 from tests.weights import pth_bytes
 
-pytestmark = pytest.mark.usefixtures("quickly_compiled")
-
 _MODEL = {
   "name": "basicvsr",
   "num_features": 4,
@@ -79,7 +77,7 @@ def test_a_part_begins_from_its_own_file(clip_config, tmp_path):
   spynet = models.build("spynet", widths=_MODEL["spynet_widths"])
   image = jnp.zeros((1, 32, 32, 3))
   variables = jax.tree.map(
-    lambda x: x + 0.5, spynet.init(jax.random.key(3), image, image)
+    lambda x: x + 0.5, jax.jit(spynet.init)(jax.random.key(3), image, image)
   )
   file = tmp_path / "spynet.safetensors"
   weights.save(file, spynet, variables)
@@ -117,7 +115,7 @@ def _mmagic(key):
 def test_a_part_begins_from_pytorch_s_file(clip_config, tmp_path, wrapped):
   spynet = models.build("spynet", widths=_MODEL["spynet_widths"])
   image = jnp.zeros((1, 32, 32, 3))
-  variables = spynet.init(jax.random.key(3), image, image)
+  variables = jax.jit(spynet.init)(jax.random.key(3), image, image)
   file = tmp_path / "spynet.pth"
   file.write_bytes(pth_bytes.save(wrapped(weights.to_torch(spynet, variables))))
   model = models.build(**clip_config.model)
@@ -197,7 +195,7 @@ def test_a_part_of_another_network_is_refused(clip_config, tmp_path):
   other = models.build("fsrcnn", scale=2)
   file = tmp_path / "other.safetensors"
   lr = jnp.zeros((1, 8, 8, 1))
-  weights.save(file, other, other.init(jax.random.key(0), lr))
+  weights.save(file, other, jax.jit(other.init)(jax.random.key(0), lr))
   with clip_config.unlocked():
     clip_config.init_parts = {"spynet": str(file)}
   with pytest.raises(ValueError, match="is of another network"):

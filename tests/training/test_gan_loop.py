@@ -11,8 +11,6 @@ from sr_jax import models, training, weights
 from sr_jax.weights.native import read_record
 from tests.training import runs
 
-pytestmark = pytest.mark.usefixtures("quickly_compiled")
-
 
 def _tiny(config, images):
   config.data.train = images

@@ -20,8 +20,6 @@ from tests.training.games import (
   norm_game,
 )
 
-pytestmark = pytest.mark.usefixtures("quickly_compiled")
-
 # -- The whole step, in float64 and by hand --------------------------------
 
 

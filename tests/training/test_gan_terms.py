@@ -26,8 +26,6 @@ from tests.training.games import (
   norm_game,
 )
 
-pytestmark = pytest.mark.usefixtures("quickly_compiled")
-
 
 class Curved(nn.Module):
   """logit = slope * sum of squares / 2: its gradient is slope * image."""
@@ -179,7 +177,7 @@ def test_penalties_take_running_statistics_as_they_are(name, relativistic):
   judge, key = NormJudge(), jax.random.key(1)
   rng = np.random.default_rng(3)
   sr, hr = (jnp.float32(rng.random((4, 6, 6, 3))) for _ in range(2))
-  variables = judge.init(jax.random.key(0), hr)
+  variables = jax.jit(judge.init)(jax.random.key(0), hr)
   params = jax.tree.map(lambda x: 3.0 * x + 0.1, variables["params"])
   game = Adversarial(relativistic=relativistic, **{name: 2.0})
 

@@ -93,6 +93,7 @@ def _as_is(batch, key):
   return batch["lr"], batch["hr"]
 
 
+@pytest.mark.usefixtures("optimized")
 def test_regression_is_the_recorded_one():
   arrays, nets, record = _trace("train_msrresnet_l1")
   ctor, atol = record["ctor"], record["atol"]
@@ -145,8 +146,8 @@ _GANS = {
 
 # Of SRGAN's game one LeakyReLU is nearer to zero than the order of a sum
 # matters. Vectorised sums have another order on another kind of processor, even
-# with AVX2 alone (Zen 5); those that are not vectorised have one.
-@pytest.mark.usefixtures("quickly_compiled")
+# with AVX2 alone (Zen 5); those that are not vectorised, as tests' programs are
+# not, have one.
 @pytest.mark.parametrize("name", sorted(_GANS))
 def test_the_game_is_the_recorded_one(name):
   arrays, nets, record = _trace(name)

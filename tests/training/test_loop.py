@@ -12,8 +12,6 @@ from sr_jax.training import loop
 from sr_jax.weights.native import read_record
 from tests.training import runs
 
-pytestmark = pytest.mark.usefixtures("quickly_compiled")
-
 
 def test_a_run_leaves_what_it_should(config, tmp_path, capsys):
   workdir = tmp_path / "run"

@@ -37,7 +37,7 @@ def _mse(sr, hr, frozen):
 
 
 def _state(model, optimizer, *, ema=True, shape=(1, 4, 4, 1)):
-  variables = model.init(jax.random.key(0), jnp.zeros(shape))
+  variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros(shape))
   return TrainState(
     step=jnp.zeros((), jnp.int32),
     generator=NetState.create(variables, optimizer, ema=ema),
@@ -202,7 +202,7 @@ step = make_step(model, optimizer=optimizer, ema_decay=0.9,
                  loss_fn=lambda sr, hr, _: {"pixel": losses.mse(sr, hr)},
                  prepare=make_prepare(scale=2, channels=1), accumulate=2)
 def init(key):
-  variables = model.init(key, jax.numpy.zeros((1, 8, 8, 1)))
+  variables = jax.jit(model.init)(key, jax.numpy.zeros((1, 8, 8, 1)))
   return TrainState(step=jax.numpy.zeros((), "int32"),
     generator=NetState.create(variables, optimizer, ema=True))
 result = {}

@@ -13,8 +13,6 @@ from sr_jax.training import NetState, TrainState, make_optimizer
 from sr_jax.training.schedules import constant
 from sr_jax.training.warm_start import read_start, warm_start
 
-pytestmark = pytest.mark.usefixtures("quickly_compiled")
-
 _OPTIMIZER = make_optimizer(constant(1e-3))
 
 

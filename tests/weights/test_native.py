@@ -16,7 +16,7 @@ SMALL = FSRCNN(scale=2, num_features=5, shrink_features=3, num_blocks=1)
 
 @pytest.fixture(scope="module")
 def variables():
-  return SMALL.init(jax.random.key(1), jnp.zeros((1, 6, 6, 1)))
+  return jax.jit(SMALL.init)(jax.random.key(1), jnp.zeros((1, 6, 6, 1)))
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_other_programs_can_read_it(file, variables):
 
 def test_dtype_and_tuples_come_back(tmp_path):
   model = SRCNN(features=(2, 2), kernel_sizes=(3, 1, 3), dtype="bfloat16")
-  variables = model.init(jax.random.key(0), jnp.zeros((1, 6, 6, 1)))
+  variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 6, 6, 1)))
   save(tmp_path / "a", model, variables)
   again, _ = load(tmp_path / "a")
   assert again.dtype == "bfloat16"

@@ -124,7 +124,9 @@ def test_a_file_of_that_name_comes_first(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   assert weights.load("fsrcnn_x3")[0].num_features == 56
   own = FSRCNN(scale=3, num_features=4, shrink_features=2, num_blocks=1)
-  variables = own.init(jax.random.key(0), jax.numpy.zeros((1, 8, 8, 1)))
+  variables = jax.jit(own.init)(
+    jax.random.key(0), jax.numpy.zeros((1, 8, 8, 1))
+  )
   weights.save("own.safetensors", own, variables)
   pathlib.Path("own.safetensors").rename("fsrcnn_x3")
   assert weights.load("fsrcnn_x3")[0].num_features == 4
