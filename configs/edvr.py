@@ -100,7 +100,6 @@ def get_config(argument: str = "") -> ConfigDict:
     _on_a_cpu(config)
   if "smoke" in words:
     config = common.smoke_clips(config)
-    config.data.patch_size = 64
     config.model.update(
       num_features=8,
       deformable_groups=2,

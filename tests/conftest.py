@@ -37,8 +37,9 @@ if platform.machine() in ("x86_64", "AMD64"):
 jax.config.update("jax_default_matmul_precision", "highest")
 jax.config.update("jax_compilation_cache_dir", _cache_dir())
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-# Tests call a program a few times: compiling it is what takes time.
-jax.config.update("jax_disable_most_optimizations", True)
+# Most tests call a program a few times: compiling it is what takes time.
+if "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ:
+  jax.config.update("jax_disable_most_optimizations", True)
 
 
 def _require_data() -> pathlib.Path:
@@ -55,10 +56,14 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture
 def optimized() -> Iterator[None]:
-  """Programs are compiled as a user's are, in twice the time."""
+  """Programs not called before are compiled as a user's are, in twice the time.
+
+  For what is recorded or published.
+  """
+  before = jax.config.read("jax_disable_most_optimizations")
   jax.config.update("jax_disable_most_optimizations", False)
   yield
-  jax.config.update("jax_disable_most_optimizations", True)
+  jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(scope="session")

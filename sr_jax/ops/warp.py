@@ -255,6 +255,7 @@ def _warp_fwd(x, flow, mode):
 
 
 def _warp_bwd(mode, residuals, g):
+  """By hand: keeps x and the flow alone, and is the faster in a loop."""
   return _backward(*residuals, g, mode)
 
 
@@ -262,8 +263,6 @@ def _warp_bwd(mode, residuals, g):
 def _backward(
   x: Array, flow: Array, g: Array, mode: _Mode
 ) -> tuple[Array, Array]:
-  """By hand: keeps x and the flow alone, and is the faster in a loop."""
-
   def one(x: Array, flow: Array, g: Array) -> tuple[Array, Array]:
     h, w, c = x.shape
     taps = _taps(flow, mode)

@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import json
 import math
+import sys
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,8 +21,9 @@ from orbax.checkpoint.checkpoint_managers import (
 
 from sr_jax import hosts, sharding
 from sr_jax.files import is_disk_full, write_whole
-from sr_jax.training import metadata, stopping
+from sr_jax.training import metadata
 from sr_jax.training.state import TrainState
+from sr_jax.training.stopping import hidden_stop
 
 #: Entry of the data by which they, and the state, are known to be whole.
 _DIGEST = "digest"
@@ -147,14 +149,17 @@ class Checkpoints:
       CheckpointError: there is none, it does not fit the state, or some
         process cannot read its part; on every process.
     """
-    restored, failure = None, None
+    restored, failure, stop = None, None, None
+    handled = sys.exception()
     try:
       restored = self._read(state, step)
     except CheckpointError as error:
       failure = error
     except Exception as error:
-      stopping.let_through(error)
       failure = self._unreadable(step, error)
+      stop = hidden_stop(error, handled)
+    if stop is not None:
+      raise stop
     # Before the digest, to which all add their part.
     if not hosts.on_all(failure is None) or restored is None:
       raise failure or self._unreadable(

@@ -111,16 +111,23 @@ class StopRequests:
       raise Stopped(number)
 
 
-def let_through(error: BaseException) -> None:
-  """Raises the stop that an error hides, if it does.
+def hidden_stop(
+  error: BaseException, handled: BaseException | None
+) -> BaseException | None:
+  """The stop that a library took for an error of its own, if it was one.
 
-  orbax catches all that ends a process, too, and says that it could not read.
+  orbax catches what ends a process, too, and says that it could not read.
+
+  Args:
+    error: What the library raised.
+    handled: What was being handled when it was called, and is no cause of it.
   """
   cause: BaseException | None = error
-  while cause is not None:
-    if not isinstance(cause, Exception):
-      raise cause
+  while cause is not None and cause is not handled:
+    if isinstance(cause, (SystemExit, KeyboardInterrupt)):
+      return cause
     cause = cause.__cause__ or cause.__context__
+  return None
 
 
 def close_at_end(stack: contextlib.ExitStack, part: Any) -> None:

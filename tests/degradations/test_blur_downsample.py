@@ -34,6 +34,7 @@ def _picture(rng, height, width):
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
+@pytest.mark.usefixtures("optimized")
 def test_duf_is_that_of_basicsr(scale):
   arrays, _, record = golden_io.load("duf_downsample")
   hr = golden_io.nhwc(arrays["input"])  # one clip of two frames

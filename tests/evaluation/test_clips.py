@@ -351,6 +351,7 @@ def test_networks_and_sets_that_do_not_go_together(folder, capsys, tmp_path):
   # of BasicSR's weights the LR image lies where bicubic expects it.
   [("BI", 23.78, 0.6347), ("DUF", 21.80, None), ("BD", 23.44, None)],
 )
+@pytest.mark.usefixtures("optimized")
 def test_bicubic_on_vid4(degradation, psnr, ssim, data_dir):
   prepared = evaluation.prepare_clips(
     "vid4", degradation=degradation, data_dir=str(data_dir)

@@ -54,6 +54,7 @@ def _within(value, bounds, tolerance=0.01):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("network", sorted({name for name, _ in _SET5}))
+@pytest.mark.usefixtures("optimized")
 def test_the_authors_weights_on_set5(network, data_dir, tmp_path):
   scales = [scale for name, scale in _SET5 if name == network]
   records = _records(
@@ -78,6 +79,7 @@ def test_the_authors_weights_on_set5(network, data_dir, tmp_path):
     pytest.param("bsd100", marks=pytest.mark.slow),
   ],
 )
+@pytest.mark.usefixtures("optimized")
 def test_bicubic(dataset, data_dir, tmp_path):
   records = _records(
     tmp_path,

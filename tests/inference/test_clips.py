@@ -132,6 +132,7 @@ VID4_BI = {"psnr": 27.24, "ssim": 0.8251}
 
 @pytest.mark.data
 @pytest.mark.slow
+@pytest.mark.usefixtures("optimized")
 def test_the_authors_weights_give_the_papers_figures(data_dir, real_weights):
   """Takes about five minutes on two cores."""
   model = models.BasicVSR()

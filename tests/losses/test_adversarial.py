@@ -22,6 +22,7 @@ _LOSS_WEIGHT = 0.005  # the recorded one; the generator's alone
 @pytest.mark.parametrize("side", ["disc", "gen"])
 @pytest.mark.parametrize("target", ["real", "fake"])
 @pytest.mark.parametrize("kind", _KINDS)
+@pytest.mark.usefixtures("optimized")
 def test_matches_basicsr(kind, target, side, soft):
   arrays, _, record = golden_io.load("losses_gan")
   case = f"{kind}_{target}_{side}_lab{'0.9' if soft else '1.0'}"
@@ -45,6 +46,7 @@ def test_matches_basicsr(kind, target, side, soft):
     )
 
 
+@pytest.mark.usefixtures("optimized")
 def test_several_scales_are_averaged():
   arrays, _, _ = golden_io.load("losses_gan")
   x = jnp.asarray(arrays["input"])
@@ -106,6 +108,7 @@ def _load(name):
 
 
 @pytest.mark.parametrize("kind", ["vanilla", "lsgan"])
+@pytest.mark.usefixtures("optimized")
 def test_relativistic_matches_basicsr(kind):
   arrays, weights, images, atol = _load(f"losses_relativistic_{kind}")
   real, fake = images["real"], images["fake"]

@@ -31,6 +31,7 @@ def _variables(params):
 
 @pytest.mark.parametrize("span", ["norange", "range"])
 @pytest.mark.parametrize("criterion", ["l1", "l2", "fro"])
+@pytest.mark.usefixtures("optimized")
 def test_matches_basicsr(golden, criterion, span):
   arrays, params, record = golden
   ctor = record["ctor"]

@@ -57,6 +57,13 @@ def test_is_the_recorded_one(name):
     np.testing.assert_allclose(value, arrays[key], rtol=0, atol=atol)
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("optimized")
+@pytest.mark.parametrize("name", GOLDEN)
+def test_optimized_it_is_the_recorded_one(name):
+  test_is_the_recorded_one(name)
+
+
 def test_a_single_frame_is_seen_by_both_passes(narrow):
   """With no features before it: the first step of either pass."""
   variables, lr, _ = narrow
@@ -179,7 +186,7 @@ def test_a_clip_of_full_size_keeps_it():
 
 @pytest.mark.parametrize("name", ["iconvsr", "basicvsr_plusplus"])
 def test_steps_are_computed_anew_once(name):
-  """EDVR is within a chunk of IconVSR's, which is computed anew as it is."""
+  """Of IconVSR EDVR is within a chunk, which is computed anew as it is."""
 
   def inner(jaxpr, depth):
     found = [depth]

@@ -148,6 +148,13 @@ def test_edvr_is_the_recorded_one(name):
     np.testing.assert_array_equal(value, params[key], err_msg=key)
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("optimized")
+@pytest.mark.parametrize("name", GOLDEN)
+def test_optimized_it_is_the_recorded_one(name):
+  test_edvr_is_the_recorded_one(name)
+
+
 def test_high_resolution_in_is_made_small_first():
   """`hr_in` is the other network behind two more strides.
 

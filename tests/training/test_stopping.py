@@ -1,8 +1,8 @@
 """SIGTERM, Ctrl-C, two runs in one workdir, and data that do not come."""
 
+import asyncio
 import contextlib
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -126,12 +126,14 @@ def test_a_checkpoint_is_whole_though_its_reading_is_broken_off(
 ):
   """orbax catches either, and says that it could not read an array."""
   training.train(config, tmp_path)
-  shutil.rmtree(tmp_path / "checkpoints" / "6")
+  restore, sent = ocp.StandardCheckpointHandler.restore, []
 
   def broken_off(*args, **options):
-    del args, options
     try:
-      signal.raise_signal(number)
+      if not sent:
+        sent.append(number)
+        signal.raise_signal(number)
+      return restore(*args, **options)
     except BaseException as error:
       raise Exception("Encountered error while reading array") from error
 
@@ -143,12 +145,24 @@ def test_a_checkpoint_is_whole_though_its_reading_is_broken_off(
         training.train(config, tmp_path)
     finally:
       signal.signal(signal.SIGINT, before)
-  assert not (tmp_path / "damaged").exists()
+  steps = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
+  assert steps == ["3", "6"]
   capfd.readouterr()
   training.train(config, tmp_path)
   told = capfd.readouterr().err
-  assert "goes on from step 3 of 6" in told
+  assert "goes on from step 6 of 6" in told
   assert "warning" not in told
+
+
+def test_what_hides_no_stop_is_damage():
+  """A timeout of asyncio, and what is met while an old stop is handled."""
+  old, error = training.Stopped(signal.SIGTERM), TimeoutError()
+  error.__cause__ = asyncio.CancelledError()
+  assert stopping.hidden_stop(error, None) is None
+  error.__cause__ = None
+  error.__context__ = old
+  assert stopping.hidden_stop(error, old) is None
+  assert stopping.hidden_stop(error, None) is old
 
 
 def test_an_evaluation_is_broken_off_and_made_again(

@@ -314,6 +314,7 @@ def _figures(data_dir, names, path):
 
 @pytest.mark.data
 @pytest.mark.slow
+@pytest.mark.usefixtures("optimized")
 def test_the_real_weights_give_their_figures(data_dir, real_weights):
   path = real_weights("realsr/REALSR_DF2K_UP4X.param")
   model, variables, figures = _figures(data_dir, REALSR, path)
@@ -333,6 +334,7 @@ def test_the_real_weights_give_their_figures(data_dir, real_weights):
     ("realesr-animevideov3-x4", SRVGGNetCompact(), 26.40),
   ],
 )
+@pytest.mark.usefixtures("optimized")
 def test_real_esrgan_s_weights(data_dir, real_weights, name, network, figure):
   path = real_weights(f"realesrgan/{name}.bin")
   names = ("bird", "butterfly", "woman")

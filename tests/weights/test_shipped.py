@@ -102,6 +102,7 @@ _MEASURED = [
     for pair in _MEASURED
   ],
 )
+@pytest.mark.usefixtures("optimized")
 def test_figures_of_the_card(name, dataset, data_dir):
   network = load_network(name)
   prepared = benchmark.prepare(

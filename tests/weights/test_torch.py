@@ -22,6 +22,7 @@ NETWORKS = {
 
 
 @pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.usefixtures("optimized")
 def test_the_reference_s_weights_give_its_output(name):
   arrays, params, record = golden_io.load(name)
   model = NETWORKS[name]
