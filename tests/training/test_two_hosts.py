@@ -14,9 +14,6 @@ import pytest
 from sr_jax import weights
 from tests.training import runs
 
-# On one worker, which makes the runs that all compare with once.
-pytestmark = pytest.mark.xdist_group("two_hosts")
-
 _STEPS = 20
 _MESH = {"data": 4, "fsdp": 2}
 
