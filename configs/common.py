@@ -298,5 +298,5 @@ def smoke_clips(config: Any) -> Any:
   config = smoke(config)
   config.data.train = config.eval.benchmarks = "pans"
   config.data.patch_size = 64
-  config.eval_every = config.steps  # a clip takes longer than they do
+  config.eval_every = config.steps  # a clip takes longer
   return config

@@ -148,6 +148,7 @@ class Checkpoints:
     Raises:
       CheckpointError: there is none, it does not fit the state, or some
         process cannot read its part; on every process.
+      Stopped, KeyboardInterrupt: a signal came meanwhile; it is no damage.
     """
     restored, failure, stop = None, None, None
     handled = sys.exception()

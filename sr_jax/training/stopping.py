@@ -121,6 +121,9 @@ def hidden_stop(
   Args:
     error: What the library raised.
     handled: What was being handled when it was called, and is no cause of it.
+
+  Returns:
+    What ends the process, or None: the error is the library's own.
   """
   cause: BaseException | None = error
   while cause is not None and cause is not handled:
